@@ -1,0 +1,36 @@
+"""
+The message on a session's channel: one header line, then one line per event.
+
+The header names number, type and run of each event, so that a process which only passes events on never parses their
+bodies. A header without events says: something was stored, read it from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asm_core.domain.event import EventFrame
+from asm_core.wire import dumps, loads
+
+VERSION = 1
+MAX_MESSAGE_BYTES = 262_144
+"""Larger batches travel as a bare notice; followers read the store."""
+
+
+def pack(frames: Sequence[EventFrame]) -> bytes:
+    if sum(len(frame.body) for frame in frames) > MAX_MESSAGE_BYTES:
+        frames = ()
+    header = {"v": VERSION, "e": [(frame.sequence_number, frame.type, frame.run_id) for frame in frames]}
+    return b"\n".join([dumps(header), *(frame.body for frame in frames)])
+
+
+def unpack(session_id: str, message: bytes) -> list[EventFrame]:
+    """Frames in order; empty for a bare notice and for a version this process does not know."""
+    header, *bodies = message.split(b"\n")
+    facts = loads(header)
+    if facts.get("v") != VERSION:
+        return []
+    return [
+        EventFrame(session_id=session_id, sequence_number=number, type=kind, run_id=run_id, body=body)
+        for (number, kind, run_id), body in zip(facts["e"], bodies, strict=True)
+    ]

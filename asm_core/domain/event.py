@@ -1,0 +1,210 @@
+"""
+Events: immutable, append-only facts about a session, numbered 1, 2, 3 … per session by the store.
+
+`Event` is the record; `EventFrame` is the same event as it travels to followers: encoded once, with the few facts a
+follower needs to order and filter it beside the bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.fields import parse_datetime, timestamp_text, to_jsonable
+from asm_core.domain.lifecycle import RunStatus
+
+
+class EventType(StrEnum):
+    SESSION_CREATED = "session_created"
+    SESSION_STARTED = "session_started"
+    SESSION_PAUSED = "session_paused"
+    SESSION_RESUMED = "session_resumed"
+    SESSION_COMPLETED = "session_completed"
+    SESSION_FAILED = "session_failed"
+    SESSION_CANCELLED = "session_cancelled"
+    RUN_STARTED = "run_started"
+    RUN_COMPLETED = "run_completed"
+    RUN_FAILED = "run_failed"
+    RUN_CANCELLED = "run_cancelled"
+    RUN_TIMEOUT = "run_timeout"
+    MESSAGE_SENT = "message_sent"
+    MESSAGE_RECEIVED = "message_received"
+    MESSAGE_STREAMED = "message_streamed"
+    TOOL_CALL_STARTED = "tool_call_started"
+    TOOL_CALL_COMPLETED = "tool_call_completed"
+    TOOL_CALL_FAILED = "tool_call_failed"
+    ERROR_OCCURRED = "error_occurred"
+    ERROR_RECOVERED = "error_recovered"
+    TOKEN_USAGE_UPDATED = "token_usage_updated"
+    TURN_COMPLETED = "turn_completed"
+    WORKSPACE_SNAPSHOT_TAKEN = "workspace_snapshot_taken"
+    WORKSPACE_DIFF_COMPUTED = "workspace_diff_computed"
+    POLICY_VIOLATION = "policy_violation"
+    TOOL_APPROVAL_REQUESTED = "tool_approval_requested"
+    TOOL_APPROVAL_GRANTED = "tool_approval_granted"
+    TOOL_APPROVAL_DENIED = "tool_approval_denied"
+
+
+_T = EventType
+
+SESSION_EVENTS = tuple(kind for kind in EventType if kind.startswith("session_"))
+RUN_EVENTS = tuple(kind for kind in EventType if kind.startswith("run_"))
+MESSAGE_EVENTS = tuple(kind for kind in EventType if kind.startswith("message_"))
+TOOL_EVENTS = tuple(kind for kind in EventType if kind.startswith("tool_call_"))
+ERROR_EVENTS = (_T.ERROR_OCCURRED, _T.ERROR_RECOVERED)
+USAGE_EVENTS = (_T.TOKEN_USAGE_UPDATED, _T.TURN_COMPLETED)
+WORKSPACE_EVENTS = tuple(kind for kind in EventType if kind.startswith("workspace_"))
+POLICY_EVENTS = (_T.POLICY_VIOLATION,)
+APPROVAL_EVENTS = tuple(kind for kind in EventType if kind.startswith("tool_approval_"))
+
+TERMINAL_EVENTS: Mapping[RunStatus, EventType] = {
+    RunStatus.COMPLETED: _T.RUN_COMPLETED,
+    RunStatus.FAILED: _T.RUN_FAILED,
+    RunStatus.CANCELLED: _T.RUN_CANCELLED,
+    RunStatus.TIMEOUT: _T.RUN_TIMEOUT,
+}
+"""A terminal run has exactly one terminal event, the one of its status."""
+
+TERMINAL_EVENT_TYPES = frozenset(TERMINAL_EVENTS.values())
+
+
+def valid_type(kind: object) -> bool:
+    """True for an event type or its exact text."""
+    return isinstance(kind, str) and kind in EventType._value2member_map_
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One fact. Source: spec/01 §4, DESIGN §8."""
+
+    id: str
+    type: EventType
+    timestamp: datetime
+    """The emitter's clock; order comes from `sequence_number` alone."""
+    session_id: str
+    run_id: str | None = None
+    """None for events of the session itself."""
+    sequence_number: int | None = None
+    """1, 2, 3 … per session without gaps; None until stored."""
+    data: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    schema_version: int = 1
+    provider: str | None = None
+    correlation_id: str | None = None
+    attempt: int | None = None
+    """Which execution of the run emitted it, from 1; None outside an execution."""
+
+    @classmethod
+    def new(
+        cls,
+        *,
+        id: str,
+        type: object,
+        timestamp: datetime,
+        session_id: object,
+        **fields: Any,  # noqa: A002
+    ) -> Event:
+        """
+        An event from untrusted values.
+
+        Raises:
+            AsmError: `validation_error` (no type, no session id), `invalid_event_type`.
+        """
+        if type is None:
+            raise AsmError(ErrorCode.VALIDATION_ERROR, "type is required", details={"field": "type"})
+        if not valid_type(type):
+            raise AsmError(ErrorCode.INVALID_EVENT_TYPE, f"unknown event type: {type!r}")
+        if not isinstance(session_id, str) or not session_id:
+            raise AsmError(
+                ErrorCode.VALIDATION_ERROR, f"session_id must be non-empty text, not {session_id!r}",
+                details={"field": "session_id"},
+            )  # fmt: skip
+        return cls(id=id, type=EventType(str(type)), timestamp=timestamp, session_id=session_id, **fields)
+
+    def with_sequence(self, number: int) -> Event:
+        return replace(self, sequence_number=number)
+
+    def to_map(self) -> dict[str, Any]:
+        """The wire form: 12 text keys in a fixed order, plain JSON values."""
+        return {
+            "id": self.id,
+            "type": str(self.type),
+            "timestamp": timestamp_text(self.timestamp),
+            "session_id": self.session_id,
+            "run_id": self.run_id,
+            "sequence_number": self.sequence_number,
+            "data": to_jsonable(self.data),
+            "metadata": to_jsonable(self.metadata),
+            "schema_version": self.schema_version,
+            "provider": self.provider,
+            "correlation_id": self.correlation_id,
+            "attempt": self.attempt,
+        }
+
+    @classmethod
+    def from_map(cls, value: object) -> Event:
+        """
+        The event that `to_map` wrote.
+
+        Raises:
+            AsmError: `validation_error` (missing or malformed field, no back-compatible default for
+                `schema_version`), `invalid_event_type`.
+        """
+        if not isinstance(value, Mapping):
+            raise AsmError(ErrorCode.VALIDATION_ERROR, f"an event must be a mapping, not {type(value).__name__}")
+        for name in ("id", "type", "session_id"):
+            if not isinstance(value.get(name), str) or not value[name]:
+                raise AsmError(ErrorCode.VALIDATION_ERROR, f"{name} is required", details={"field": name})
+            if name == "type" and not valid_type(value["type"]):
+                raise AsmError(ErrorCode.INVALID_EVENT_TYPE, f"unknown event type: {value['type']!r}")
+        try:
+            timestamp = parse_datetime(value.get("timestamp"))
+        except ValueError as cause:
+            raise AsmError(ErrorCode.VALIDATION_ERROR, str(cause), details={"field": "timestamp"}) from cause
+        version = value.get("schema_version")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise AsmError(
+                ErrorCode.VALIDATION_ERROR, f"schema_version must be an integer from 1, not {version!r}",
+                details={"field": "schema_version"},
+            )  # fmt: skip
+        return cls(
+            id=value["id"],
+            type=EventType(value["type"]),
+            timestamp=timestamp,
+            session_id=value["session_id"],
+            run_id=value.get("run_id"),
+            sequence_number=value.get("sequence_number"),
+            data=value.get("data") or {},
+            metadata=value.get("metadata") or {},
+            schema_version=version,
+            provider=value.get("provider"),
+            correlation_id=value.get("correlation_id"),
+            attempt=value.get("attempt"),
+        )
+
+
+@dataclass(frozen=True)
+class EventFrame:
+    """A stored event on its way to followers: its JSON bytes, and what ordering and filtering need beside them."""
+
+    session_id: str
+    sequence_number: int
+    type: str
+    run_id: str | None
+    body: bytes
+    """The event's JSON, one line, encoded once per process however many followers there are."""
+
+    @cached_property
+    def sse(self) -> bytes:
+        """The frame of a `text/event-stream`: `id`, `event`, `data`."""
+        return b"id: %d\nevent: %s\ndata: %s\n\n" % (self.sequence_number, self.type.encode(), self.body)
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it ends a run."""
+        return self.type in TERMINAL_EVENT_TYPES

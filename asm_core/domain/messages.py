@@ -1,0 +1,55 @@
+"""The messages of a run's input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.fields import to_jsonable
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+def input_messages(value: Mapping[str, Any] | None) -> list[dict[str, str]]:
+    """
+    `{role, content}` for each message of the input that has content, in order.
+
+    `messages` wins over `prompt`; anything else has no messages. Unknown roles are lower-cased, missing ones `user`.
+
+    Source: spec/01 §12.3.
+    """
+    given = value or {}
+    messages = given.get("messages")
+    if isinstance(messages, list):
+        return [message for item in messages if (message := _message(item)) is not None]
+    prompt = given.get("prompt")
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) and prompt else []
+
+
+def check_messages(value: Mapping[str, Any]) -> None:
+    """Raises `invalid_input`, naming the field, when `messages` or `prompt` has the wrong shape."""
+    messages, prompt = value.get("messages"), value.get("prompt")
+    if prompt is not None and not isinstance(prompt, str):
+        raise _invalid("prompt", f"prompt must be text, not {type(prompt).__name__}")
+    if messages is None:
+        return
+    if not isinstance(messages, list):
+        raise _invalid("messages", f"messages must be a list, not {type(messages).__name__}")
+    for index, item in enumerate(messages):
+        if not isinstance(item, Mapping) or "content" not in item:
+            raise _invalid(f"messages.{index}", "each message needs a role and content")
+
+
+def _invalid(field: str, message: str) -> AsmError:
+    return AsmError(ErrorCode.INVALID_INPUT, message, details={"field": f"input.{field}"})
+
+
+def _message(item: object) -> dict[str, str] | None:
+    if not isinstance(item, Mapping) or item.get("content") in (None, "", []):
+        return None
+    role, content = item.get("role"), item["content"]
+    return {
+        "role": role.lower() if isinstance(role, str) and role else "user",
+        "content": content if isinstance(content, str) else str(to_jsonable(content)),
+    }

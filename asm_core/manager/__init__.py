@@ -1,0 +1,1 @@
+"""Use cases over ports: no SQL, no Redis, no Celery."""

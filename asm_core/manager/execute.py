@@ -1,0 +1,205 @@
+"""
+One execution of one run: events from the adapter into the log until it completes, fails or is stopped.
+
+Whatever happens becomes a `RunOutcome`; only `LeaseLost` passes through, because then there is nothing left to say.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from contextlib import aclosing
+from typing import NamedTuple
+
+from asm_core.config import RunLimits
+from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
+from asm_core.domain.event import EventType
+from asm_core.domain.lease import Lease
+from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.messages import input_messages
+from asm_core.domain.reducer import RunResult
+from asm_core.domain.run import RunOutcome
+from asm_core.manager.signals import RunSignals, StopCause
+from asm_core.pipeline import ingest
+from asm_core.pipeline.context import RunContext
+from asm_core.pipeline.persist import RunWriter
+from asm_core.ports.clock import Clock
+from asm_core.ports.provider import Completion, Execution, ProviderAdapter, RawEvent
+from asm_core.ports.queue import Started
+
+log = logging.getLogger(__name__)
+
+
+class Attempt(NamedTuple):
+    """What an execution works with."""
+
+    execution: Execution
+    started: Started
+    adapter: ProviderAdapter
+    writer: RunWriter
+    signals: RunSignals
+
+
+async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunOutcome:
+    """
+    Drive the adapter, store each of its events, stop it when told to, and say what came of it.
+
+    Args:
+        attempt: the run with its start mark, its adapter and its way into the log.
+        limits: how long silence and stopping may last.
+        clock: for the events' timestamps.
+
+    Returns:
+        The outcome. Status pending means: hand the run back, this worker shuts down.
+
+    Raises:
+        LeaseLost: the run belongs to another worker; every write of this one is void.
+    """
+    result = RunResult()
+    if attempt.started.cancel_kind:
+        return RunOutcome(status=RunStatus.CANCELLED)
+    pump = asyncio.create_task(_pump(attempt, result, limits, clock))
+    try:
+        cause = await _stopped_or_done(pump, attempt.signals, attempt.started.remaining_ms / 1000)
+    finally:
+        await _end(pump, limits.cancel_grace_s)
+    if attempt.signals.cause is StopCause.LEASE_LOST:
+        raise LeaseLost(attempt.writer.lease.run_id)
+    outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
+    return await _flushed(attempt.writer, outcome)
+
+
+async def _pump(attempt: Attempt, result: RunResult, limits: RunLimits, clock: Clock) -> Completion:
+    """Store what opens the attempt, then everything the adapter emits."""
+    ctx = _context(attempt.execution, attempt.writer.lease, attempt.adapter.name, clock)
+    for raw in _opening(attempt):
+        await _store(raw, ctx, attempt.writer, result)
+    loop = asyncio.get_running_loop()
+    try:
+        async with (
+            asyncio.timeout(limits.idle_timeout_s) as idle,
+            aclosing(attempt.adapter.execute(attempt.execution)) as stream,
+        ):
+            async for item in stream:
+                if isinstance(item, Completion):
+                    return item
+                await _store(item, ctx, attempt.writer, result)
+                idle.reschedule(loop.time() + limits.idle_timeout_s)
+    except TimeoutError as cause:
+        if not idle.expired():
+            raise
+        message = f"the provider {attempt.adapter.name} was silent for {limits.idle_timeout_s:g} s"
+        raise AsmError(ErrorCode.PROVIDER_TIMEOUT, message, details={"reason": "idle"}) from cause
+    raise AsmError(ErrorCode.PROVIDER_ERROR, f"the provider {attempt.adapter.name} ended its stream without a result")
+
+
+async def _store(raw: RawEvent, ctx: RunContext, writer: RunWriter, result: RunResult) -> None:
+    for event in ingest(raw, ctx):
+        result.observe(event)
+        await writer.put(event)
+
+
+def _opening(attempt: Attempt) -> list[RawEvent]:
+    """The takeover notice of a later attempt, so that readers can fold the dead one away; then the input."""
+    opening = []
+    if attempt.started.attempt > 1:
+        first, last = attempt.started.superseded or (None, None)
+        data = {"attempt": attempt.started.attempt, "superseded_from": first, "superseded_to": last}
+        opening.append(RawEvent(EventType.ERROR_RECOVERED, data))
+    messages = input_messages(attempt.execution.run.input)
+    return opening + [RawEvent(EventType.MESSAGE_SENT, message) for message in messages]
+
+
+def _context(execution: Execution, lease: Lease, provider: str, clock: Clock) -> RunContext:
+    correlation_id = execution.session.metadata.get("correlation_id")
+    return RunContext(
+        session_id=lease.session_id,
+        run_id=lease.run_id,
+        fence=lease.fence,
+        attempt=execution.attempt,
+        provider=provider,
+        clock=clock,
+        correlation_id=correlation_id if isinstance(correlation_id, str) else None,
+    )
+
+
+async def _stopped_or_done(pump: asyncio.Task[Completion], signals: RunSignals, remaining_s: float) -> StopCause | None:
+    """None when the adapter came to its own end."""
+    stopped = asyncio.create_task(signals.wait())
+    try:
+        await asyncio.wait({pump, stopped}, timeout=remaining_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        stopped.cancel()
+    if pump.done():
+        return None
+    return signals.cause or StopCause.DEADLINE
+
+
+async def _end(pump: asyncio.Task[Completion], grace_s: float) -> None:
+    """Stop the adapter; one that does not stop within its grace is left behind, the run is not held up by it."""
+    if pump.done():
+        return
+    pump.cancel()
+    await asyncio.wait({pump}, timeout=grace_s)
+    if not pump.done():
+        log.error("an adapter did not stop within %g s and was left behind", grace_s)
+
+
+def _outcome_of(pump: asyncio.Task[Completion], result: RunResult) -> RunOutcome:
+    failure = asyncio.CancelledError() if pump.cancelled() else pump.exception()
+    if failure is None:
+        return _outcome_of_completion(pump.result(), result)
+    if isinstance(failure, LeaseLost):
+        raise failure
+    if not isinstance(failure, AsmError):
+        log.error("an execution failed", exc_info=failure)
+        failure = AsmError.wrap(ErrorCode.INTERNAL_ERROR, failure, f"the adapter failed: {failure!r}")
+    return _failed(failure, result)
+
+
+def _outcome_of_completion(completion: Completion, result: RunResult) -> RunOutcome:
+    status = RunStatus.FAILED if completion.error else RunStatus.COMPLETED
+    data = dict(completion.data)
+    if status is RunStatus.COMPLETED:
+        data.setdefault("stop_reason", "end_turn")
+    return RunOutcome(
+        status=status,
+        output={**result.output, **completion.output},
+        error=completion.error,
+        data=data,
+        provider_metadata=result.provider_metadata,
+        turn_count=result.turn_count,
+    )
+
+
+def _failed(error: AsmError, result: RunResult, status: RunStatus = RunStatus.FAILED) -> RunOutcome:
+    return RunOutcome(
+        status=status,
+        output=None if result.is_empty else result.output,
+        error=error,
+        provider_metadata=result.provider_metadata,
+        turn_count=result.turn_count,
+    )
+
+
+def _outcome_of_stop(cause: StopCause, result: RunResult) -> RunOutcome:
+    if cause is StopCause.SHUTDOWN:
+        return RunOutcome(status=RunStatus.PENDING, data={"reason": "worker_shutdown"})
+    if cause is StopCause.DEADLINE:
+        error = AsmError(ErrorCode.TIMEOUT, "the run's time limit has passed", details={"reason": "run_timeout"})
+        return _failed(error, result, RunStatus.TIMEOUT)
+    return RunOutcome(
+        status=RunStatus.CANCELLED,
+        output=None if result.is_empty else result.output,
+        provider_metadata=result.provider_metadata,
+        turn_count=result.turn_count,
+    )
+
+
+async def _flushed(writer: RunWriter, outcome: RunOutcome) -> RunOutcome:
+    """All events of the run are stored before it ends; where the store refused one, the run has failed."""
+    try:
+        await writer.flush()
+    except AsmError as error:
+        return RunOutcome(status=RunStatus.FAILED, output=outcome.output, error=error)
+    return outcome

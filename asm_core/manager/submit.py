@@ -1,0 +1,135 @@
+"""
+Submitting a run: everything that can be known now is checked now, so that a bad request is an error to the caller and
+not a failed run. Then one transaction, then a wakeup that may be lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from asm_core.clock import new_id
+from asm_core.domain import ids
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, OnWorkerLost, RunOptions
+from asm_core.domain.session import Session
+from asm_core.pipeline.publish import Publisher
+from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.queue import RunQueue, Submission, Submitted
+from asm_core.ports.store import SessionStore
+from asm_core.ports.wakeups import Wakeups
+from asm_core.wire import dumps, request_hash
+
+DEFAULT_PROVIDER = "scripted"
+DEFAULT_REPEATS = 3
+"""Attempts of a run that may be repeated after a lost worker."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunRequest:
+    """What a caller asks for; None means: not said."""
+
+    input: Mapping[str, Any]
+    provider: str | None = None
+    model: str | None = None
+    timeout_ms: int | None = None
+    queue_timeout_ms: int | None = None
+    max_attempts: int | None = None
+    on_worker_lost: str = OnWorkerLost.FAIL
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Submitter:
+    """
+    Args:
+        adapter_of: a provider's adapter by name; raises `validation_error` for an unknown or forbidden one.
+        max_input_bytes: size limit of a run's input as JSON.
+    """
+
+    queue: RunQueue
+    store: SessionStore
+    wakeups: Wakeups
+    publisher: Publisher
+    adapter_of: Callable[[str], ProviderAdapter]
+    max_input_bytes: int
+
+    async def submit(
+        self, session_id: str, tenant_id: str, request: RunRequest, idempotency_key: str | None = None
+    ) -> Submitted:
+        """
+        Queue a run in a session.
+
+        Returns:
+            Its id and place in the queue; `replayed` when the idempotency key was known: then nothing was queued.
+
+        Raises:
+            AsmError: `session_not_found`, `validation_error`, `invalid_input`, `payload_too_large`,
+                `max_runs_exceeded`, `already_exists`, `invalid_operation`, `storage_connection_failed`.
+        """
+        session = await self.store.get_session(session_id, tenant_id)
+        return await self._submit(session, request, idempotency_key, one_shot=False)
+
+    async def submit_once(self, session: Session, request: RunRequest, idempotency_key: str | None = None) -> Submitted:
+        """A one-shot: the session is created with the run and ends with it. Raises as `submit`."""
+        return await self._submit(session, request, idempotency_key, one_shot=True)
+
+    async def _submit(self, session: Session, request: RunRequest, key: str | None, *, one_shot: bool) -> Submitted:
+        options = self.check(session, request)
+        submission = Submission(
+            run_id=new_id(ids.RUN),
+            session_id=session.id,
+            tenant_id=session.tenant_id,
+            input=request.input,
+            options=options,
+            metadata=request.metadata,
+            idempotency_key=key,
+            request_hash=request_hash(request) if key is not None else None,
+            new_session=session if one_shot else None,
+        )
+        submitted = await self.queue.submit(submission)
+        self.publisher.publish(submitted.events)
+        self.wakeups.wake(submitted.wake)
+        return submitted
+
+    def check(self, session: Session, request: RunRequest) -> RunOptions:
+        """The options in force, or the reason why this run could never succeed."""
+        size = len(dumps(request.input))
+        if size > self.max_input_bytes:
+            message = f"the input has {size} bytes, the limit is {self.max_input_bytes}"
+            raise AsmError(ErrorCode.PAYLOAD_TOO_LARGE, message, details={"field": "input"})
+        provider = request.provider or session.provider or DEFAULT_PROVIDER
+        self.adapter_of(provider).validate_input(request.input)
+        return RunOptions(
+            provider=provider,
+            model=request.model or session.model,
+            timeout_ms=_timeout(request.timeout_ms),
+            queue_timeout_ms=request.queue_timeout_ms,
+            max_attempts=_attempts(request),
+            on_worker_lost=OnWorkerLost(request.on_worker_lost),
+        )
+
+
+def _timeout(timeout_ms: int | None) -> int:
+    if timeout_ms is None:
+        return DEFAULT_TIMEOUT_MS
+    if not 1 <= timeout_ms <= MAX_TIMEOUT_MS:
+        raise _invalid("timeout_ms", f"must be from 1 to {MAX_TIMEOUT_MS} (seven days), not {timeout_ms}")
+    return timeout_ms
+
+
+def _attempts(request: RunRequest) -> int:
+    """One where a lost worker fails the run; else several, and a caller who wants both contradicts himself."""
+    if request.on_worker_lost not in OnWorkerLost._value2member_map_:
+        raise _invalid("on_worker_lost", f"must be one of {', '.join(OnWorkerLost)}, not {request.on_worker_lost!r}")
+    repeats = request.on_worker_lost != OnWorkerLost.FAIL
+    if request.max_attempts is None:
+        return DEFAULT_REPEATS if repeats else 1
+    if repeats and request.max_attempts == 1:
+        raise _invalid("max_attempts", f"must be at least 2 with on_worker_lost={request.on_worker_lost}, not 1")
+    return request.max_attempts
+
+
+def _invalid(field_name: str, problem: str) -> AsmError:
+    return AsmError(ErrorCode.VALIDATION_ERROR, f"{field_name} {problem}", details={"field": field_name})

@@ -1,0 +1,27 @@
+"""What every event of one execution has in common."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from asm_core.domain.ids import event_id
+from asm_core.ports.clock import Clock
+
+
+@dataclass(slots=True)
+class RunContext:
+    session_id: str
+    run_id: str
+    fence: int
+    attempt: int
+    provider: str
+    clock: Clock
+    correlation_id: str | None = None
+    emitted: int = field(default=0)
+    """Events made so far in this execution: the ordinal of the next one."""
+
+    def next_event_id(self) -> str:
+        """Derived, so that an append repeated after an unknown commit stores nothing twice."""
+        made = event_id(self.run_id, self.fence, self.emitted)
+        self.emitted += 1
+        return made

@@ -1,0 +1,1 @@
+"""What the core needs from outside, as Protocols. Every method names its errors; nothing here is executed."""

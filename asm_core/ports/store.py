@@ -1,0 +1,121 @@
+"""Reading what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, Protocol, TypeVar
+
+from asm_core.domain.event import EventFrame
+from asm_core.domain.run import Run
+from asm_core.domain.session import Session
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EventFilter:
+    """Which events of a session; all conditions hold together."""
+
+    after: int = 0
+    """Sequence number, exclusive."""
+    before: int | None = None
+    """Sequence number, exclusive."""
+    types: Sequence[str] = ()
+    """Empty: every type."""
+    run_id: str | None = None
+    since: datetime | None = None
+    """Emitter's clock, exclusive; approximate by nature."""
+
+    def admits(self, frame: EventFrame) -> bool:
+        """Whether a live event passes the filters a live stream knows: type and run."""
+        return (not self.types or frame.type in self.types) and (self.run_id is None or frame.run_id == self.run_id)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    session_id: str
+    in_flight_runs: Sequence[str]
+    queued_runs: Sequence[str]
+    parked_runs: Sequence[str]
+    max_concurrent_runs: int
+    max_queued_runs: int
+    oldest_queued_age_ms: int | None
+    limiter_waiting: bool
+    state: str
+    """The session's status."""
+    last_sequence: int
+
+    @property
+    def is_idle(self) -> bool:
+        return not (self.in_flight_runs or self.queued_runs or self.parked_runs)
+
+
+@dataclass(frozen=True, slots=True)
+class Page(Generic[T]):
+    items: Sequence[T]
+    cursor: str | None
+    """Give it back for the next page; None when this is the last one."""
+
+
+class SessionStore(Protocol):
+    """
+    Every read names the tenant; what belongs to another tenant does not exist.
+
+    Raises (every method): AsmError `storage_connection_failed`, `query_error`, `migration_required`.
+    """
+
+    async def get_session(self, session_id: str, tenant_id: str) -> Session:
+        """Raises AsmError `session_not_found`."""
+
+    async def get_run(self, run_id: str, tenant_id: str) -> Run:
+        """Raises AsmError `run_not_found`."""
+
+    async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
+        """Up to `limit` events in sequence order; an unknown session has none."""
+
+    async def latest_sequences(self, session_ids: Sequence[str]) -> Mapping[str, int]:
+        """The highest number given out per session; one query for all. For trusted callers: names no tenant."""
+
+    async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
+        """Raises AsmError `session_not_found`."""
+
+    async def list_sessions(
+        self,
+        tenant_id: str,
+        *,
+        status: str | None = None,
+        agent_id: str | None = None,
+        tag: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Session]:
+        """Newest first. Raises AsmError `invalid_cursor`, `invalid_status`."""
+
+    async def list_runs(
+        self,
+        tenant_id: str,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        provider: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Run]:
+        """Newest first. Raises AsmError `invalid_cursor`, `invalid_status`."""
+
+    async def stats(self, tenant_id: str) -> FleetStats: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetStats:
+    sessions: Mapping[str, int]
+    """Status to count."""
+    runs: Mapping[str, int]
+    """Status to count."""
+    events: int
+    workers: Sequence[Mapping[str, Any]] = field(default_factory=tuple)
+    slots: int = 0
+    in_flight: int = 0
+    oldest_pending_age_ms: int | None = None

@@ -1,0 +1,64 @@
+"""Which providers this process offers, by name. Adapters are built once, when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from asm_core.config import Settings
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.ports.provider import ProviderAdapter
+
+Factory = Callable[[], ProviderAdapter]
+
+
+class Providers:
+    def __init__(self, factories: Mapping[str, Factory]) -> None:
+        self._factories = factories
+        self._built: dict[str, ProviderAdapter] = {}
+
+    @property
+    def names(self) -> list[str]:
+        return list(self._factories)
+
+    def get(self, name: str) -> ProviderAdapter:
+        """
+        Raises:
+            AsmError: `validation_error`, naming the provider and those there are.
+        """
+        if name not in self._factories:
+            known = ", ".join(self._factories)
+            message = f"unknown provider {name!r}; this server offers: {known}"
+            raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "provider"})
+        if name not in self._built:
+            self._built[name] = self._factories[name]()
+        return self._built[name]
+
+    async def close(self) -> None:
+        for adapter in self._built.values():
+            await adapter.aclose()
+
+
+def build_providers(settings: Settings) -> Providers:
+    """Every provider that the settings allow."""
+    factories: dict[str, Factory] = {"scripted": lambda: _scripted(settings)}
+    if settings.shell_enabled:
+        factories["shell"] = lambda: _shell(settings)
+    return Providers(factories)
+
+
+def _scripted(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.scripted import ScriptedAdapter
+
+    return ScriptedAdapter(allow_crash=settings.allow_crash)
+
+
+def _shell(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.shell import ShellAdapter
+
+    return ShellAdapter(
+        str(settings.shell_cwd.resolve()),
+        timeout_ms=settings.shell_timeout_ms,
+        max_output_bytes=settings.max_output_bytes,
+        allowed_commands=settings.shell_allowed_commands,
+        denied_commands=settings.shell_denied_commands,
+    )

@@ -1,0 +1,1 @@
+"""Where sessions, runs and events are kept: transactions in `postgres`, queries in `sql`."""

@@ -1,0 +1,60 @@
+-- Create a session with its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe).
+CREATE OR REPLACE FUNCTION asm_create_session(p jsonb, p_limiter text) RETURNS jsonb
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE v_at timestamptz := clock_timestamp(); v_id text := p->>'id'; v_tenant text := p->>'tenant_id'; v_events jsonb := '[]';
+BEGIN
+  INSERT INTO asm_sessions (id, tenant_id, agent_id, status, parent_session_id, provider, model, metadata, context, tags,
+                            created_at, updated_at)
+  VALUES (v_id, v_tenant, p->>'agent_id', 'active', p->>'parent_session_id', p->>'provider', p->>'model',
+          p->'metadata', p->'context', ARRAY(SELECT jsonb_array_elements_text(p->'tags')), v_at, v_at)
+  ON CONFLICT DO NOTHING;
+  IF FOUND THEN
+    INSERT INTO asm_session_sequences (session_id, tenant_id) VALUES (v_id, v_tenant);
+    INSERT INTO asm_session_runtime (session_id, tenant_id, max_concurrent_runs, max_queued_runs, limiter)
+    VALUES (v_id, v_tenant, (p->>'max_concurrent_runs')::int, (p->>'max_queued_runs')::int, p_limiter);
+    v_events := jsonb_build_array(
+      asm_emit(v_id, 'session_created', jsonb_strip_nulls(jsonb_build_object('provider', p->'provider'))),
+      asm_emit(v_id, 'session_started'));
+    PERFORM asm_audit('session.created', v_tenant, v_id, NULL, jsonb_build_object('agent_id', p->'agent_id'));
+  END IF;
+  RETURN jsonb_build_object('events', v_events);
+END $$;
+
+-- Pause, resume, complete or cancel a session. p_sources: the statuses from which the lifecycle table allows p_to.
+-- Ending a session that still has work is refused, unless the caller says to cancel what is queued; completing it is
+-- refused while a run is in flight, cancelling it asks those runs to stop.
+CREATE OR REPLACE FUNCTION asm_change_session(
+  p_session text, p_tenant text, p_to text, p_sources text[], p_event text, p_cancel_queued boolean)
+RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE s asm_sessions; v_queued int; v_running int; v_run text; v_events jsonb := '[]'; v_nudges jsonb := '[]';
+  v_ends boolean := p_to IN ('completed', 'cancelled', 'failed');
+BEGIN
+  PERFORM 1 FROM asm_session_runtime WHERE session_id = p_session AND tenant_id = p_tenant FOR UPDATE;
+  IF NOT FOUND THEN RETURN jsonb_build_object('refused', 'session_not_found'); END IF;
+  SELECT * INTO s FROM asm_sessions WHERE id = p_session;
+  IF s.status <> ALL (p_sources) THEN
+    RETURN jsonb_build_object('refused', 'invalid_transition', 'from', s.status);
+  END IF;
+  IF v_ends THEN
+    SELECT count(*) INTO v_queued FROM asm_runs WHERE session_id = p_session AND status IN ('pending', 'awaiting_approval');
+    SELECT count(*) INTO v_running FROM asm_run_leases WHERE session_id = p_session;
+    IF (v_queued > 0 AND NOT p_cancel_queued) OR (v_running > 0 AND (p_to = 'completed' OR NOT p_cancel_queued)) THEN
+      RETURN jsonb_build_object('refused', 'invalid_operation', 'queued', v_queued, 'in_flight', v_running);
+    END IF;
+    FOR v_run IN SELECT id FROM asm_runs WHERE session_id = p_session AND status IN ('pending', 'awaiting_approval')
+                  ORDER BY submit_seq LOOP
+      v_events := v_events || asm_end_run(v_run, 'cancelled', NULL, '{"reason": "session_ended"}');
+    END LOOP;
+    WITH asked AS (
+      UPDATE asm_runs r SET cancel_requested_at = clock_timestamp(), cancel_kind = 'cancel' FROM asm_run_leases l
+       WHERE l.session_id = p_session AND r.id = l.run_id AND r.cancel_requested_at IS NULL
+      RETURNING l.worker_id, r.id)
+    SELECT coalesce(jsonb_agg(jsonb_build_array(worker_id, id)), '[]') INTO v_nudges FROM asked;
+  END IF;
+  UPDATE asm_sessions SET status = p_to, updated_at = clock_timestamp() WHERE id = p_session AND status = ANY (p_sources);
+  IF FOUND THEN  -- a one-shot session may have ended with its last run just above
+    v_events := v_events || asm_emit(p_session, p_event);
+  END IF;
+  PERFORM asm_audit('session.' || p_to, p_tenant, p_session, NULL, '{}');
+  RETURN jsonb_build_object('events', v_events, 'nudges', v_nudges, 'wake', asm_successors(p_session));
+END $$;

@@ -1,0 +1,319 @@
+"""
+RunQueue on Postgres: each method calls the function of the same name in the `.sql` files beside this one, where the
+locks are explained, and turns its answer into values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from asm_core.config import FleetTimes
+from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
+from asm_core.domain.event import Event, EventFrame
+from asm_core.domain.lease import Lease
+from asm_core.domain.lifecycle import RunStatus, SessionStatus, session_sources_of
+from asm_core.domain.run import RunOutcome
+from asm_core.domain.session import Session
+from asm_core.ports.queue import (
+    CancelKind,
+    CancelRequest,
+    Claimed,
+    Finished,
+    NotClaimed,
+    SessionChange,
+    Started,
+    Submission,
+    Submitted,
+    Swept,
+)
+from asm_core.stores.postgres.pool import Pool
+from asm_core.stores.sql.convert import run_of, session_of
+from asm_core.wire import dumps_text, event_fields, frame_of_map
+
+MAX_WAKEUPS_PER_PASS = 200
+RETRY_AFTER_S = 1
+"""What a client is told to wait when a queue is full."""
+
+_SESSION_EVENT = {
+    SessionStatus.PAUSED: "session_paused",
+    SessionStatus.ACTIVE: "session_resumed",
+    SessionStatus.COMPLETED: "session_completed",
+    SessionStatus.CANCELLED: "session_cancelled",
+}
+
+
+class PostgresRunQueue:
+    """
+    Args:
+        database_url: `postgresql://…`
+        application_name: shown in pg_stat_activity, for example `asm-worker`.
+        times: liveness and repair intervals; the same for the whole fleet.
+        limiter: name of the fleet-wide limiter that new sessions fall under, if any.
+        max_size: connections at most.
+    """
+
+    def __init__(
+        self,
+        database_url: str,
+        *,
+        application_name: str,
+        times: FleetTimes,
+        limiter: str | None = None,
+        max_size: int = 8,
+    ) -> None:
+        self._pool = Pool(database_url, application_name=application_name, max_size=max_size)
+        self._times = times
+        self._limiter = limiter
+
+    async def open(self) -> None:
+        await self._pool.open()
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def create_session(self, session: Session) -> SessionChange:
+        answer = await self._pool.call("SELECT asm_create_session(%s, %s)", _session_json(session), self._limiter)
+        row = await self._session_row(session.id)
+        return SessionChange(session=session_of(row), events=_frames(answer["events"]))
+
+    async def change_session(
+        self, session_id: str, tenant_id: str, to: SessionStatus, *, cancel_queued: bool = False
+    ) -> SessionChange:
+        sources = [str(source) for source in session_sources_of(to) if source is not SessionStatus.PENDING]
+        answer = await self._pool.call(
+            "SELECT asm_change_session(%s, %s, %s, %s, %s, %s)",
+            session_id, tenant_id, str(to), sources, _SESSION_EVENT[to], cancel_queued,
+        )  # fmt: skip
+        if "refused" in answer:
+            raise _refusal(answer, session_id=session_id, to=to)
+        return SessionChange(
+            session=session_of(await self._session_row(session_id)),
+            events=_frames(answer["events"]),
+            wake=answer["wake"],
+            nudges=[(worker, run) for worker, run in answer["nudges"]],
+        )
+
+    async def _session_row(self, session_id: str) -> Mapping[str, Any]:
+        row: Mapping[str, Any] = await self._pool.call(
+            "SELECT to_jsonb(s) || jsonb_build_object('max_concurrent_runs', r.max_concurrent_runs,"
+            " 'max_queued_runs', r.max_queued_runs)"
+            " FROM asm_sessions s JOIN asm_session_runtime r ON r.session_id = s.id WHERE s.id = %s",
+            session_id,
+        )
+        return row
+
+    async def submit(self, submission: Submission) -> Submitted:
+        request = {
+            "run_id": submission.run_id,
+            "session_id": submission.session_id,
+            "tenant_id": submission.tenant_id,
+            "input": submission.input,
+            "options": submission.options.to_map(),
+            "metadata": submission.metadata,
+            "idempotency_key": submission.idempotency_key,
+            "request_hash": submission.request_hash,
+            "new_session": _session_map(submission.new_session) if submission.new_session else None,
+        }
+        answer = await self._pool.call("SELECT asm_submit(%s, %s)", dumps_text(request), self._limiter)
+        if "refused" in answer:
+            raise _refusal(answer, session_id=submission.session_id, key=submission.idempotency_key)
+        return Submitted(
+            run_id=answer["run_id"],
+            session_id=answer["session_id"],
+            status=RunStatus(answer["status"]),
+            position=answer["position"],
+            replayed=answer["replayed"],
+            wake=answer.get("wake", ()),
+            events=_frames(answer.get("events", ())),
+        )
+
+    async def claim(self, session_id: str, worker_id: str) -> Claimed | NotClaimed:
+        answer = await self._pool.call("SELECT asm_claim(%s, %s)", session_id, worker_id)
+        if "reason" in answer:
+            return NotClaimed(answer["reason"], answer.get("wake", ()))
+        run, session = run_of(answer["run"]), session_of(answer["session"])
+        lease = Lease(
+            run_id=run.id,
+            session_id=session.id,
+            fence=answer["fence"],
+            worker_id=worker_id,
+            tenant_id=run.tenant_id,
+        )
+        return Claimed(lease=lease, run=run, session=session, wake=answer["wake"])
+
+    async def start(self, lease: Lease) -> Started:
+        answer = await self._pool.call("SELECT asm_start(%s, %s)", lease.run_id, lease.fence)
+        if answer is None:
+            raise LeaseLost(lease.run_id)
+        superseded = (answer["first"], answer["last"]) if answer["first"] is not None else None
+        return Started(
+            attempt=answer["attempt"],
+            remaining_ms=answer["remaining_ms"],
+            cancel_kind=answer["cancel_kind"],
+            superseded=superseded,
+        )
+
+    async def append(self, batches: Sequence[tuple[Lease, Sequence[Event]]]) -> list[list[Event] | LeaseLost]:
+        batch = [
+            {
+                "session": lease.session_id,
+                "run": lease.run_id,
+                "tenant": lease.tenant_id,
+                "fence": lease.fence,
+                "attempt": events[0].attempt,
+                "events": [event_fields(event) for event in events],
+            }
+            for lease, events in batches
+        ]
+        rows = await self._pool.rows("SELECT id, sequence_number FROM asm_append(%s)", dumps_text(batch))
+        numbers: dict[str, int] = dict(rows)
+        return [_numbered(lease, events, numbers) for lease, events in batches]
+
+    async def finish(self, lease: Lease, outcome: RunOutcome) -> Finished:
+        if outcome.status is RunStatus.PENDING:
+            reason = outcome.data["reason"]
+            answer = await self._release(lease.run_id, lease.fence, reason, from_lost=False)
+        else:
+            answer = await self._pool.call(
+                "SELECT asm_finish(%s, %s, %s)", lease.run_id, lease.fence, dumps_text(_outcome_map(outcome))
+            )
+        if answer is None:
+            raise LeaseLost(lease.run_id)
+        return _finished(answer)
+
+    async def hand_back(self, run_id: str, fence: int, reason: str) -> Finished | None:
+        """Give up a lease without a result; None when it is gone already."""
+        answer = await self._release(run_id, fence, reason, from_lost=False)
+        return _finished(answer) if answer else None
+
+    async def _release(self, run_id: str, fence: int, reason: str, *, from_lost: bool) -> Mapping[str, Any] | None:
+        answer: Mapping[str, Any] | None = await self._pool.call(
+            "SELECT asm_release(%s, %s, %s, %s, %s)", run_id, fence, reason, self._times.max_claims, from_lost
+        )
+        return answer
+
+    async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
+        answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s)", run_id, tenant_id, kind)
+        if answer is None:
+            raise AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
+        return CancelRequest(
+            run_id=run_id,
+            session_id=answer["session_id"],
+            status=RunStatus(answer["status"]),
+            worker_id=answer["worker_id"],
+            events=_frames(answer["events"]),
+            wake=answer["wake"],
+        )
+
+    async def claimable(self, limit: int) -> list[str]:
+        return [row[0] for row in await self._pool.rows("SELECT asm_claimable(%s)", limit)]
+
+    async def register_worker(self, worker_id: str, *, hostname: str, pid: int, slots: int) -> None:
+        await self._pool.rows(
+            "INSERT INTO asm_workers (id, hostname, pid, slots, started_at, last_seen)"
+            " VALUES (%s, %s, %s, %s, clock_timestamp(), clock_timestamp()) ON CONFLICT DO NOTHING RETURNING id",
+            worker_id, hostname, pid, slots,
+        )  # fmt: skip
+
+    async def retire_worker(self, worker_id: str) -> None:
+        """Marked lost rather than removed: what it may still hold is then swept at once."""
+        await self._pool.rows(
+            "UPDATE asm_workers SET lost_at = clock_timestamp(), draining = true WHERE id = %s AND lost_at IS NULL"
+            " RETURNING id",
+            worker_id,
+        )
+
+    async def set_limiter(self, name: str, max_parallel_runs: int) -> None:
+        """Create or change a fleet-wide cap on runs in flight."""
+        await self._pool.rows(
+            "INSERT INTO asm_limiters (name, max_parallel_runs) VALUES (%s, %s)"
+            " ON CONFLICT (name) DO UPDATE SET max_parallel_runs = excluded.max_parallel_runs RETURNING name",
+            name, max_parallel_runs,
+        )  # fmt: skip
+
+    async def sweep(self) -> Swept:
+        times = self._times
+        begun = await self._pool.call("SELECT asm_sweep_begin(%s, %s)", times.sweep_interval, times.lease_ttl)
+        if begun is None:
+            return Swept()
+        due = await self._pool.call("SELECT asm_sweep_due()")
+        answers: dict[str, Mapping[str, Any]] = {}
+        for run_id, fence in due["leases"]:
+            answers |= _keyed(run_id, await self._release(run_id, fence, "worker_lost", from_lost=True))
+        for run_id, fence in due["overdue"]:
+            answers |= _keyed(run_id, await self._release(run_id, fence, "deadline", from_lost=False))
+        for run_id in due["expired"]:
+            answers |= _keyed(run_id, await self._pool.call("SELECT asm_expire(%s)", run_id))
+        stale = await self._pool.call("SELECT asm_sweep_wake(%s, %s)", times.stale_wake, MAX_WAKEUPS_PER_PASS)
+        return Swept(
+            ran=True,
+            workers_lost=begun["lost"],
+            settled={run_id: RunStatus(answer["status"]) for run_id, answer in answers.items()},
+            events=[frame for answer in answers.values() for frame in _frames(answer["events"])],
+            wake=[*(session for answer in answers.values() for session in answer["wake"]), *stale],
+        )
+
+
+def _session_map(session: Session) -> dict[str, Any]:
+    return session.to_map() | {"tenant_id": session.tenant_id}
+
+
+def _session_json(session: Session) -> str:
+    return dumps_text(_session_map(session))
+
+
+def _outcome_map(outcome: RunOutcome) -> dict[str, Any]:
+    return {
+        "status": outcome.status,
+        "output": outcome.output,
+        "error": outcome.error.to_payload() if outcome.error else None,
+        "data": outcome.data,
+        "provider_metadata": outcome.provider_metadata,
+        "turn_count": outcome.turn_count,
+    }
+
+
+def _frames(maps: Iterable[Mapping[str, Any]]) -> list[EventFrame]:
+    return [frame_of_map(value) for value in maps]
+
+
+def _finished(answer: Mapping[str, Any]) -> Finished:
+    return Finished(status=RunStatus(answer["status"]), events=_frames(answer["events"]), wake=answer["wake"])
+
+
+def _keyed(run_id: str, answer: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+    return {run_id: answer} if answer else {}
+
+
+def _numbered(lease: Lease, events: Sequence[Event], numbers: Mapping[str, int]) -> list[Event] | LeaseLost:
+    if events[0].id not in numbers:
+        return LeaseLost(lease.run_id)
+    return [event.with_sequence(numbers[event.id]) for event in events]
+
+
+def _refusal(answer: Mapping[str, Any], *, session_id: str, to: object = None, key: str | None = None) -> AsmError:
+    code = ErrorCode(answer["refused"])
+    details: dict[str, Any] = {"session_id": session_id} | {k: v for k, v in answer.items() if k != "refused"}
+    match code:
+        case ErrorCode.SESSION_NOT_FOUND:
+            message = f"no session {session_id}"
+        case ErrorCode.ALREADY_EXISTS:
+            message = f"idempotency key {key!r} was used before with another request"
+            details["idempotency_key"] = key
+        case ErrorCode.MAX_RUNS_EXCEEDED:
+            message = (
+                f"session {session_id} holds {answer['in_flight']} runs in flight and {answer['queued']} queued, "
+                f"its limits are {answer['max_concurrent_runs']} and {answer['max_queued_runs']}"
+            )
+            details["retry_after_s"] = RETRY_AFTER_S
+        case ErrorCode.INVALID_TRANSITION:
+            message = f"session {session_id} is {answer['from']} and cannot become {to}"
+        case _ if "status" in answer:
+            message = f"session {session_id} is {answer['status']} and takes no more runs"
+        case _:
+            message = (
+                f"session {session_id} has {answer['queued']} runs queued and {answer['in_flight']} in flight; "
+                "drain it first, or ask to cancel what is queued"
+            )
+    return AsmError(code, message, details=details)

@@ -1,0 +1,1 @@
+"""Alembic environment and revisions; applied by `asm_core.stores.sql.migrate`."""

@@ -1,0 +1,249 @@
+"""SessionStore over SQLAlchemy Core: every read, with the tenant in every statement."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.event import EventFrame
+from asm_core.domain.run import Run, parse_run_status
+from asm_core.domain.session import Session, parse_session_status
+from asm_core.ports.store import EventFilter, FleetStats, Page, QueueStatus
+from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS, frame_of, run_of, session_of
+from asm_core.stores.sql.page_cursor import decode_cursor, encode_cursor
+from asm_core.stores.sql.tables import events, run_leases, runs, session_runtime, session_sequences, sessions, workers
+
+_queue = runs.alias("queue")
+_position = (
+    sa.select(sa.func.count())
+    .where(
+        _queue.c.session_id == runs.c.session_id, _queue.c.status == "pending", _queue.c.submit_seq <= runs.c.submit_seq
+    )
+    .scalar_subquery()
+)
+_RUN_COLUMNS = (*runs.c, sa.case((runs.c.status == "pending", _position)).label("position"))
+_SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
+_SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
+_EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)
+
+
+class SqlSessionStore:
+    """
+    Args:
+        engine: from `open_engine`; its pool is this store's only state.
+    """
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+
+    async def close(self) -> None:
+        await self._engine.dispose()
+
+    async def get_session(self, session_id: str, tenant_id: str) -> Session:
+        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        row = await self._one(query.where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
+        if row is None:
+            raise _no_session(session_id)
+        return session_of(row)
+
+    async def get_run(self, run_id: str, tenant_id: str) -> Run:
+        row = await self._one(sa.select(*_RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
+        if row is None:
+            raise AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
+        return run_of(row)
+
+    async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
+        query = sa.select(*_EVENT_COLUMNS).where(
+            events.c.session_id == session_id, events.c.tenant_id == tenant_id, *_conditions(where)
+        )
+        rows = await self._all(query.order_by(events.c.sequence_number).limit(limit))
+        return [frame_of(row) for row in rows]
+
+    async def latest_sequences(self, session_ids: Sequence[str]) -> Mapping[str, int]:
+        query = sa.select(session_sequences.c.session_id, session_sequences.c.last_sequence)
+        rows = await self._all(query.where(session_sequences.c.session_id.in_(session_ids)))
+        return {row["session_id"]: row["last_sequence"] for row in rows}
+
+    async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
+        async with self._connection() as connection:
+            row = await _first(
+                connection,
+                sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
+                .select_from(_SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
+                .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
+            )
+            if row is None:
+                raise _no_session(session_id)
+            active = await connection.execute(
+                sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
+                .where(runs.c.session_id == session_id)
+                .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
+                .order_by(runs.c.submit_seq)
+            )
+            found = active.mappings().all()
+        return _queue_status(session_id, row, found)
+
+    async def list_sessions(
+        self,
+        tenant_id: str,
+        *,
+        status: str | None = None,
+        agent_id: str | None = None,
+        tag: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Session]:
+        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        query = query.where(sessions.c.tenant_id == tenant_id, sessions.c.deleted_at.is_(None))
+        if status is not None:
+            query = query.where(sessions.c.status == parse_session_status(status))
+        if agent_id is not None:
+            query = query.where(sessions.c.agent_id == agent_id)
+        if tag is not None:
+            query = query.where(sessions.c.tags.contains([tag]))
+        rows, following = await self._page(query, sessions, "session", limit, cursor)
+        return Page([session_of(row) for row in rows], following)
+
+    async def list_runs(
+        self,
+        tenant_id: str,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        provider: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Page[Run]:
+        query = sa.select(*_RUN_COLUMNS).where(runs.c.tenant_id == tenant_id)
+        if session_id is not None:
+            query = query.where(runs.c.session_id == session_id)
+        if status is not None:
+            query = query.where(runs.c.status == parse_run_status(status))
+        if provider is not None:
+            query = query.where(runs.c.provider == provider)
+        rows, following = await self._page(query, runs, "run", limit, cursor)
+        return Page([run_of(row) for row in rows], following)
+
+    async def stats(self, tenant_id: str) -> FleetStats:
+        async with self._connection() as connection:
+            session_counts = await _counts(connection, sessions, tenant_id)
+            run_counts = await _counts(connection, runs, tenant_id)
+            stored = sa.select(sa.func.coalesce(sa.func.sum(session_sequences.c.last_sequence), 0))
+            event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
+            held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
+            alive = sa.select(
+                workers.c.id,
+                workers.c.hostname,
+                workers.c.pid,
+                workers.c.slots,
+                workers.c.draining,
+                held.label("in_flight"),
+            ).where(workers.c.lost_at.is_(None))
+            fleet = [dict(row) for row in (await connection.execute(alive.order_by(workers.c.id))).mappings()]
+            oldest = await connection.scalar(
+                sa.select(sa.func.extract("epoch", sa.func.clock_timestamp() - sa.func.min(runs.c.created_at)) * 1000)
+                .where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
+            )  # fmt: skip
+        return FleetStats(
+            sessions=session_counts,
+            runs=run_counts,
+            events=int(event_count or 0),
+            workers=fleet,
+            slots=sum(worker["slots"] for worker in fleet if not worker["draining"]),
+            in_flight=sum(worker["in_flight"] for worker in fleet),
+            oldest_pending_age_ms=int(oldest) if oldest is not None else None,
+        )
+
+    async def ping(self) -> str:
+        """The schema's revision. Raises `storage_connection_failed`, `migration_required`."""
+        async with self._connection() as connection:
+            return str(await connection.scalar(sa.text("SELECT version_num FROM asm_alembic_version")))
+
+    async def _page(
+        self, query: sa.Select[Any], table: sa.Table, kind: str, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Mapping[str, Any]], str | None]:
+        """Newest first, by (created_at, id): keyset pages neither repeat nor skip."""
+        key = sa.tuple_(table.c.created_at, table.c.id)
+        if cursor is not None:
+            query = query.where(key < sa.tuple_(*map(sa.literal, decode_cursor(cursor, kind))))
+        rows = await self._all(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1))
+        if len(rows) <= limit:
+            return rows, None
+        last = rows[limit - 1]
+        return rows[:limit], encode_cursor(kind, last["created_at"], last["id"])
+
+    async def _one(self, query: sa.Select[Any]) -> Mapping[str, Any] | None:
+        async with self._connection() as connection:
+            return await _first(connection, query)
+
+    async def _all(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
+        async with self._connection() as connection:
+            return (await connection.execute(query)).mappings().all()  # type: ignore[return-value]
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        try:
+            async with self._engine.connect() as connection:
+                yield connection
+        except sa.exc.ProgrammingError as cause:
+            if getattr(cause.orig, "sqlstate", "") in ("42P01", "42703"):
+                raise AsmError(ErrorCode.MIGRATION_REQUIRED) from cause
+            raise AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({type(cause.orig).__name__})") from cause
+        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as cause:
+            name = type(getattr(cause, "orig", cause)).__name__
+            raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({name})") from cause
+        except sa.exc.SQLAlchemyError as cause:
+            raise AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({type(cause).__name__})") from cause
+
+
+async def _first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
+    return (await connection.execute(query)).mappings().first()  # type: ignore[return-value]
+
+
+async def _counts(connection: AsyncConnection, table: sa.Table, tenant_id: str) -> dict[str, int]:
+    query = sa.select(table.c.status, sa.func.count()).where(table.c.tenant_id == tenant_id).group_by(table.c.status)
+    return {status: count for status, count in await connection.execute(query)}
+
+
+def _conditions(where: EventFilter) -> list[sa.ColumnElement[bool]]:
+    conditions = [events.c.sequence_number > where.after]
+    if where.before is not None:
+        conditions.append(events.c.sequence_number < where.before)
+    if where.types:
+        conditions.append(events.c.type.in_(where.types))
+    if where.run_id is not None:
+        conditions.append(events.c.run_id == where.run_id)
+    if where.since is not None:
+        conditions.append(events.c.timestamp > where.since)
+    return conditions
+
+
+def _queue_status(session_id: str, row: Mapping[str, Any], active: Sequence[Mapping[str, Any]]) -> QueueStatus:
+    by_status: dict[str, list[Mapping[str, Any]]] = {}
+    for run in active:
+        by_status.setdefault(run["status"], []).append(run)
+    queued = by_status.get("pending", [])
+    oldest: datetime | None = min((run["created_at"] for run in queued), default=None)
+    age_ms = int((queued[0]["now"] - oldest).total_seconds() * 1000) if oldest else None
+    return QueueStatus(
+        session_id=session_id,
+        in_flight_runs=[run["id"] for run in by_status.get("running", [])],
+        queued_runs=[run["id"] for run in queued],
+        parked_runs=[run["id"] for run in by_status.get("awaiting_approval", [])],
+        max_concurrent_runs=row["max_concurrent_runs"],
+        max_queued_runs=row["max_queued_runs"],
+        oldest_queued_age_ms=age_ms,
+        limiter_waiting=row["limiter_waiting_since"] is not None,
+        state=row["status"],
+        last_sequence=row["last_sequence"],
+    )
+
+
+def _no_session(session_id: str) -> AsmError:
+    return AsmError(ErrorCode.SESSION_NOT_FOUND, f"no session {session_id}", details={"session_id": session_id})
