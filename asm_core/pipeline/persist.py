@@ -16,22 +16,19 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import replace
 
 from asm_core.config import EventLimits
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.lease import Lease
+from asm_core.pipeline.patience import patiently
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.clock import Clock
 from asm_core.ports.queue import RunQueue
 from asm_core.wire import frame_of_event
 
 log = logging.getLogger(__name__)
-
-FIRST_DELAY_S = 0.05
-MAX_DELAY_S = 2.0
 
 Batch = list[tuple["RunWriter", list[Event]]]
 
@@ -136,7 +133,10 @@ class EventWriter:
 
     async def _commit(self, batch: Batch) -> None:
         try:
-            answers = await self._append([(run.lease, events) for run, events in batch])
+            leased = [(run.lease, events) for run, events in batch]
+            answers = await patiently(
+                lambda: self._queue.append(leased), self.limits.outage_tolerance_s, self._clock
+            )
         except AsmError as error:
             if error.code is ErrorCode.VALIDATION_ERROR:
                 await self._commit_apart(batch)
@@ -166,19 +166,6 @@ class EventWriter:
             run.settle(1, AsmError(ErrorCode.STORAGE_WRITE_FAILED, f"the store refuses event {events[0].id}"))
         else:
             await self._commit([(run, [_unstorable(events[0])])])
-
-    async def _append(self, batches: Sequence[tuple[Lease, Sequence[Event]]]) -> list[list[Event] | LeaseLost]:
-        give_up_at = self._clock.monotonic() + self.limits.outage_tolerance_s
-        delay = FIRST_DELAY_S
-        while True:
-            try:
-                return await self._queue.append(batches)
-            except AsmError as error:
-                if not error.retryable or self._clock.monotonic() >= give_up_at:
-                    raise
-                log.warning("append put off: %s", error)
-            await self._clock.sleep(delay)
-            delay = min(2 * delay, MAX_DELAY_S)
 
 
 def _unstorable(event: Event) -> Event:

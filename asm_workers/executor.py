@@ -1,0 +1,121 @@
+"""
+From a wakeup to a finished run: the main road of a worker. Read this file first.
+
+A wakeup says "look at this session", nothing more. Postgres decides whether there is something to claim and gives the
+run to this process with a lease; everything afterwards is written under that lease. Nothing here loops on a session:
+who leaves work behind passes the baton on, as a wakeup at the tail of the broker's queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from asm_core.config import Settings
+from asm_core.domain.errors import AsmError, LeaseLost
+from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.run import RunOutcome
+from asm_core.manager.execute import Attempt, execute_run
+from asm_core.manager.signals import RunSignals
+from asm_core.pipeline.patience import patiently
+from asm_core.pipeline.persist import EventWriter
+from asm_core.pipeline.publish import Publisher
+from asm_core.ports.clock import Clock
+from asm_core.ports.provider import Execution
+from asm_core.ports.queue import Claimed, Finished, NotClaimed, RunQueue
+from asm_core.ports.wakeups import Wakeups
+from asm_core.providers import Providers
+from asm_workers.leases import LeaseKeeper
+from asm_workers.task_events import TaskEvents
+
+log = logging.getLogger(__name__)
+
+
+class DamperLike(Protocol):
+    def __call__(self, session_id: str) -> AbstractAsyncContextManager[bool]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deps:
+    """What one worker process works with (`wiring.open_worker`)."""
+
+    settings: Settings
+    queue: RunQueue
+    writer: EventWriter
+    publisher: Publisher
+    leases: LeaseKeeper
+    damper: DamperLike
+    wakeups: Wakeups
+    providers: Providers
+    task_events: TaskEvents
+    clock: Clock
+
+
+async def handle_wakeup(session_id: str, deps: Deps) -> str:
+    """
+    Look at a session: claim the head of its queue, if there is one and a slot is free, and execute it to its end.
+
+    Returns:
+        The word that ends in the task's result: the run's status, or why there was nothing to do (`damped`, `empty`,
+        `full`, `limited`, `paused`, `lost`, `draining`), or `fenced` when the run was taken over meanwhile.
+    """
+    if deps.leases.draining:
+        deps.wakeups.wake([session_id])
+        return "draining"
+    async with deps.damper(session_id) as entered:
+        if not entered:
+            return "damped"
+        claim = await deps.queue.claim(session_id, deps.leases.worker_id)
+    deps.wakeups.wake(claim.wake)
+    if isinstance(claim, NotClaimed):
+        return claim.reason
+    with deps.leases.hold(claim) as signals:
+        try:
+            return await _execute(claim, signals, deps)
+        except LeaseLost as lost:
+            log.warning("fenced: %s", lost)
+            return "fenced"
+
+
+async def _execute(claim: Claimed, signals: RunSignals, deps: Deps) -> str:
+    began = time.monotonic()
+    deps.task_events.received(claim.run)
+    outcome = await _outcome(claim, signals, deps)
+    finished = await _finish(claim, outcome, deps)
+    deps.publisher.publish(finished.events)
+    deps.wakeups.wake(finished.wake)
+    error_code = str(outcome.error.code) if outcome.error else None
+    deps.task_events.finished(claim.run.id, finished.status, error_code, time.monotonic() - began)
+    return finished.status
+
+
+async def _outcome(claim: Claimed, signals: RunSignals, deps: Deps) -> RunOutcome:
+    """Every failure of a provider becomes an outcome; a store that stays away passes through."""
+    options = claim.run.options
+    assert options is not None, "a claimed run has options"
+    try:
+        adapter = deps.providers.get(options.provider)
+    except AsmError as error:
+        return RunOutcome(status=RunStatus.FAILED, error=error)
+    started = await patiently(lambda: deps.queue.start(claim.lease), _tolerance_s(deps), deps.clock)
+    deps.task_events.started(claim.run.id)
+    run = replace(claim.run, attempt=started.attempt)
+    attempt = Attempt(
+        execution=Execution(run=run, session=claim.session, attempt=started.attempt, model=options.model),
+        started=started,
+        adapter=adapter,
+        writer=deps.writer.bind(claim.lease),
+        signals=signals,
+    )
+    return await execute_run(attempt, deps.settings.run_limits, deps.clock)
+
+
+async def _finish(claim: Claimed, outcome: RunOutcome, deps: Deps) -> Finished:
+    return await patiently(lambda: deps.queue.finish(claim.lease, outcome), _tolerance_s(deps), deps.clock)
+
+
+def _tolerance_s(deps: Deps) -> float:
+    return deps.settings.event_limits.outage_tolerance_s

@@ -1,0 +1,60 @@
+"""
+Runs as Flower sees them: one Celery task per run, its uuid the run id.
+
+The wakeups themselves are silent; the executor speaks in Celery's event vocabulary for the run it executes. Events
+carry ids, provider, state and error code, never payloads.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from celery import Celery
+
+from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.run import Run
+from asm_workers.app import RUN_TASK
+from asm_workers.broker import BrokerThread
+
+
+class TaskEvents:
+    """
+    Args:
+        node: the Celery node name under which Flower lists this worker.
+    """
+
+    def __init__(self, app: Celery, broker: BrokerThread, node: str) -> None:
+        self._app = app
+        self._broker = broker
+        self._node = node
+
+    def received(self, run: Run) -> None:
+        provider = run.options.provider if run.options else run.provider
+        told = {"name": RUN_TASK, "args": repr((run.session_id, provider)), "kwargs": "{}", "retries": run.attempt}
+        self._send("task-sent", run.id, queue="asm.runs", **told)
+        self._send("task-received", run.id, eta=None, expires=None, **told)
+
+    def started(self, run_id: str) -> None:
+        self._send("task-started", run_id)
+
+    def finished(self, run_id: str, status: RunStatus, error_code: str | None, runtime_s: float) -> None:
+        """`failed` and `timeout` show as failure, `cancelled` as revoked, a run handed back as retried."""
+        match status:
+            case RunStatus.COMPLETED:
+                self._send("task-succeeded", run_id, result=repr(str(status)), runtime=runtime_s)
+            case RunStatus.CANCELLED:
+                self._send("task-revoked", run_id, terminated=True, signum=None, expired=False)
+            case RunStatus.PENDING:
+                self._send("task-retried", run_id, exception="handed back", traceback="")
+            case _:
+                self._send("task-failed", run_id, exception=error_code or str(status), traceback="", runtime=runtime_s)
+
+    def _send(self, kind: str, run_id: str, **fields: Any) -> None:
+        at = time.time()
+
+        def send(producer: Any) -> None:
+            with self._app.events.Dispatcher(producer.connection, hostname=self._node, enabled=True) as dispatcher:
+                dispatcher.send(kind, uuid=run_id, timestamp=at, **fields)
+
+        self._broker.put(send, keep=False)
