@@ -13,8 +13,8 @@ class RunResult:
     """
     What the events of one execution add up to.
 
-    `content` is the text of the final turn: all assistant text after the last tool result; complete messages count,
-    streamed chunks only where no complete message followed them.
+    `content` is the text of the final turn: all assistant text after the last tool result, or, where nothing was said
+    after it, what was said last. Complete messages count, streamed chunks only where no complete message followed.
     """
 
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
@@ -22,10 +22,11 @@ class RunResult:
     turn_count: int = 0
     _messages: list[str] = field(default_factory=list)
     _chunks: list[str] = field(default_factory=list)
+    _before_tools: str = ""
 
     @property
     def content(self) -> str:
-        return "".join([*self._messages, *self._chunks])
+        return "".join([*self._messages, *self._chunks]) or self._before_tools
 
     @property
     def output(self) -> dict[str, Any]:
@@ -48,6 +49,7 @@ class RunResult:
                 self._chunks.clear()
                 self.turn_count += 1
             case EventType.TOOL_CALL_COMPLETED | EventType.TOOL_CALL_FAILED:
+                self._before_tools = self.content
                 self._messages.clear()
                 self._chunks.clear()
                 self.tool_calls.append(_tool_call(data))

@@ -84,6 +84,8 @@ class Run:
     """Executions begun so far; 0 until the first start mark."""
     position: int | None = None
     """Place in its session's queue, from 1; None once claimed."""
+    worker_id: str | None = None
+    """Who executes it, or did last."""
     started_at: datetime | None = None
     """First start mark."""
     ended_at: datetime | None = None
@@ -122,6 +124,7 @@ class Run:
             "provider_metadata": to_jsonable(self.provider_metadata),
             "attempt": self.attempt,
             "position": self.position,
+            "worker_id": self.worker_id,
             "created_at": timestamp_text(self.created_at),
             "started_at": timestamp_text(self.started_at) if self.started_at else None,
             "ended_at": timestamp_text(self.ended_at) if self.ended_at else None,
@@ -149,6 +152,7 @@ class Run:
             provider_metadata=given.get("provider_metadata") or {},
             attempt=given.get("attempt") or 0,
             position=given.get("position"),
+            worker_id=given.get("worker_id"),
             started_at=optional_datetime(given.get("started_at")),
             ended_at=optional_datetime(given.get("ended_at")),
         )

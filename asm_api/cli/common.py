@@ -1,0 +1,85 @@
+"""What the commands share: options, one-line errors with the right exit code, tables and JSON."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from asm_api.client import AsmClient
+
+FAILED, USAGE, UNREACHABLE = 1, 2, 3
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", help="The API's address.")]
+ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)]
+DatabaseUrl = Annotated[str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…")]
+
+DEFAULT_SERVER = "http://127.0.0.1:8420"
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """One line to stderr, then the exit code."""
+    typer.echo(f"asm: {message}", err=True)
+    raise typer.Exit(code)
+
+
+@contextmanager
+def one_line_errors() -> Iterator[None]:
+    """Errors of ASM as one line and an exit code, never a traceback."""
+    from asm_core.domain.errors import AsmError, ErrorCode, category
+
+    try:
+        yield
+    except AsmError as error:
+        unreachable = error.code in (ErrorCode.STORAGE_CONNECTION_FAILED, ErrorCode.MIGRATION_REQUIRED)
+        if unreachable or error.details.get("reason") == "server_unreachable":
+            fail(error.message, UNREACHABLE)
+        is_usage = category(error.code) in ("validation", "state", "access")
+        fail(f"{error.message} [{error.code}]", USAGE if is_usage else FAILED)
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
+
+
+@contextmanager
+def client(server: str | None, api_key: str | None) -> Iterator[AsmClient]:
+    """The API's client; its errors as one line."""
+    from asm_api.client import AsmClient
+
+    with one_line_errors(), AsmClient(server or DEFAULT_SERVER, api_key=api_key) as opened:
+        yield opened
+
+
+def print_json(value: object) -> None:
+    from asm_core.wire import dumps
+
+    sys.stdout.buffer.write(dumps(value) + b"\n")
+    sys.stdout.flush()
+
+
+def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*(cell(row.get(column)) for column in columns))
+    Console().print(table)
+
+
+def cell(value: object) -> str:
+    match value:
+        case None:
+            return "-"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)

@@ -1,0 +1,219 @@
+"""Commands that talk to a running API."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from asm_api.cli.common import ApiKey, FAILED, Json, Server, USAGE, client, fail, print_json, print_table
+
+Session = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
+RunId = Annotated[str, typer.Argument(help="Run id.", metavar="RUN")]
+Prompt = Annotated[
+    str | None, typer.Argument(help="What the agent is asked, or the shell command; `-` reads standard input.")
+]
+InputFile = Annotated[Path | None, typer.Option("--input", help="A JSON file with the run's whole input.")]
+Provider = Annotated[str | None, typer.Option("--provider", "-p", help="scripted, shell, …")]
+Model = Annotated[str | None, typer.Option("--model", "-m")]
+InSession = Annotated[str | None, typer.Option("--session", "-s", help="Run inside this session instead of a new one.")]
+TimeoutMs = Annotated[int | None, typer.Option("--timeout-ms", help="Limit of the run's execution time.")]
+OnLost = Annotated[str, typer.Option("--on-worker-lost", help="fail, retry or resume.")]
+Key = Annotated[str | None, typer.Option("--idempotency-key", help="The same key never queues a second run.")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000)]
+
+
+def run(
+    prompt: Prompt = None,
+    input_file: InputFile = None,
+    provider: Provider = None,
+    model: Model = None,
+    session: InSession = None,
+    timeout_ms: TimeoutMs = None,
+    on_worker_lost: OnLost = "fail",
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Submit a run, follow its events, print its result; exit 1 when it did not complete."""
+    from asm_api.cli.events import EventPrinter
+
+    options = _options(provider, model, timeout_ms, on_worker_lost)
+    with client(server, api_key) as api:
+        submitted = _submit(api, session, _input(prompt, input_file), options, None)
+        if not json:
+            printer = EventPrinter()
+            for event in api.follow(submitted["session_id"], run_id=submitted["id"]):
+                printer.show(event)
+                if event["type"] in _TERMINAL:
+                    break
+        row = api.wait(submitted["id"])
+        if json:
+            print_json(row)
+    raise typer.Exit(0 if row["status"] == "completed" else FAILED)
+
+
+def submit(
+    prompt: Prompt = None,
+    input_file: InputFile = None,
+    provider: Provider = None,
+    model: Model = None,
+    session: InSession = None,
+    timeout_ms: TimeoutMs = None,
+    on_worker_lost: OnLost = "fail",
+    idempotency_key: Key = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Queue a run and print its id."""
+    options = _options(provider, model, timeout_ms, on_worker_lost)
+    with client(server, api_key) as api:
+        submitted = _submit(api, session, _input(prompt, input_file), options, idempotency_key)
+    print_json(submitted) if json else typer.echo(submitted["id"])
+
+
+def wait(
+    run_id: RunId,
+    timeout_s: Annotated[float, typer.Option("--timeout-s", help="Give up waiting after this long.")] = 3600.0,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Wait for a run to end and print its result; exit 1 when it did not complete."""
+    with client(server, api_key) as api:
+        row = api.wait(run_id, timeout_s=timeout_s)
+    if json:
+        print_json(row)
+    else:
+        typer.echo(_result(row))
+    raise typer.Exit(0 if row["status"] == "completed" else FAILED)
+
+
+def tail(
+    session: Session,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
+    after: Annotated[int, typer.Option("--after", min=0, help="Begin behind this sequence number.")] = 0,
+    run_id: Annotated[str | None, typer.Option("--run", help="Only this run's events.")] = None,
+    type_: Annotated[list[str] | None, typer.Option("--type", help="Only these event types.")] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Print a session's events, by default until nothing is queued or running."""
+    from asm_api.cli.events import EventPrinter
+
+    printer = EventPrinter()
+    with client(server, api_key) as api:
+        for event in api.follow(session, after=after, types=type_ or (), run_id=run_id, until_idle=not follow):
+            print_json(event) if json else printer.show(event)
+
+
+def cancel(run_id: RunId, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """Cancel a run, queued or in flight."""
+    with client(server, api_key) as api:
+        answer = api.cancel(run_id)
+    print_json(answer) if json else typer.echo(f"{run_id} {answer['status']}")
+
+
+def interrupt(run_id: RunId, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """Stop a run that is in flight; the session stays usable."""
+    with client(server, api_key) as api:
+        answer = api.interrupt(run_id)
+    print_json(answer) if json else typer.echo(f"{run_id} {answer['status']}")
+
+
+def pause(session: Session, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """Let no further run of a session begin."""
+    with client(server, api_key) as api:
+        answer = api.pause_session(session)
+    print_json(answer) if json else typer.echo(f"{session} {answer['status']}")
+
+
+def resume(session: Session, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
+    """Let a paused session go on."""
+    with client(server, api_key) as api:
+        answer = api.resume_session(session)
+    print_json(answer) if json else typer.echo(f"{session} {answer['status']}")
+
+
+def sessions(
+    status: Annotated[str | None, typer.Option("--status")] = None,
+    agent: Annotated[str | None, typer.Option("--agent", help="Agent id.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag")] = None,
+    limit: Limit = 50,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """List sessions, newest first."""
+    with client(server, api_key) as api:
+        page = api.list_sessions(status=status, agent_id=agent, tag=tag, limit=limit)
+    if json:
+        print_json(page)
+    else:
+        print_table(page["sessions"], ("id", "agent_id", "status", "provider", "tags", "created_at"))
+
+
+def runs(
+    session: InSession = None,
+    status: Annotated[str | None, typer.Option("--status")] = None,
+    limit: Limit = 50,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """List runs, newest first."""
+    with client(server, api_key) as api:
+        page = api.list_runs(session_id=session, status=status, limit=limit)
+    if json:
+        print_json(page)
+    else:
+        print_table(page["runs"], ("id", "session_id", "status", "provider", "attempt", "position", "created_at"))
+
+
+COMMANDS = (run, submit, wait, tail, cancel, interrupt, pause, resume, sessions, runs)
+
+_TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
+
+
+def _options(provider: str | None, model: str | None, timeout_ms: int | None, on_worker_lost: str) -> dict[str, Any]:
+    given = {"provider": provider, "model": model, "timeout_ms": timeout_ms, "on_worker_lost": on_worker_lost}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _input(prompt: str | None, file: Path | None) -> dict[str, Any]:
+    from asm_core.wire import loads
+
+    if (prompt is None) == (file is None):
+        fail("give either a prompt or --input FILE", USAGE)
+    if file is None:
+        return {"prompt": sys.stdin.read() if prompt == "-" else prompt}
+    try:
+        value = loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        fail(f"cannot read {file}: {error}", USAGE)
+    if not isinstance(value, dict):
+        fail(f"{file} must hold a JSON object", USAGE)
+    return value
+
+
+def _submit(
+    api: Any, session: str | None, value: dict[str, Any], options: dict[str, Any], key: str | None
+) -> dict[str, Any]:
+    if session is None:
+        submitted: dict[str, Any] = api.submit_once(value, idempotency_key=key, **options)
+    else:
+        submitted = api.submit(session, value, idempotency_key=key, **options)
+    return submitted
+
+
+def _result(row: dict[str, Any]) -> str:
+    content = (row["output"] or {}).get("content") or ""
+    if row["status"] == "completed":
+        return str(content)
+    error = row["error"] or {}
+    reason = f": {error['message']} [{error['code']}]" if error else ""
+    return f"{row['status']}{reason}" + (f"\n{content}" if content else "")
