@@ -184,7 +184,9 @@ class Stack:
             "ASM_DRAIN_TIMEOUT_MS": str(DRAIN_MS),
             "FLOWER_UNAUTHENTICATED_API": "true",
         }
-        chosen = {name: os.environ[name] for name in ("ASM_SHELL_ENABLED", "ASM_DRAIN_TIMEOUT_MS") if name in os.environ}
+        chosen = {
+            name: os.environ[name] for name in ("ASM_SHELL_ENABLED", "ASM_DRAIN_TIMEOUT_MS") if name in os.environ
+        }
         return os.environ | ours | chosen | self._options.environment
 
     def _until_ready(self) -> None:

@@ -101,7 +101,7 @@ class Settings(BaseSettings):
 
     shell_enabled: bool = False
     """Whether API submitters may use the shell provider."""
-    shell_cwd: Path = Path(".")
+    shell_cwd: Path = Path()
     shell_timeout_ms: int = Field(30_000, ge=1)
     shell_allowed_commands: list[str] | None = None
     shell_denied_commands: list[str] | None = None

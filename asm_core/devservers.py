@@ -181,6 +181,8 @@ class Server(ABC):
     stop_signal: ClassVar[signal.Signals]
     process: subprocess.Popen[bytes]
     port = 0
+    _ended = False
+    """Nothing of this server is left; what works on its data from now on belongs to somebody else."""
 
     def __init__(self, data_dir: Path, found: Found, account: _Account, work_dir: Path) -> None:
         self.data_dir = data_dir
@@ -219,6 +221,8 @@ class Server(ABC):
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Shut down, keeping the data; SIGKILL after the timeout. No process is left. Harmless when repeated."""
+        if self._ended:
+            return
         if self.process.poll() is None:
             self.process.send_signal(self.stop_signal)
             with suppress(subprocess.TimeoutExpired):
@@ -227,7 +231,9 @@ class Server(ABC):
         self._tidy()
 
     def kill(self) -> None:
-        """SIGKILL the server and all its children, as a crash of the machine would."""
+        """SIGKILL the server and all its children (fault tests). Harmless when repeated."""
+        if self._ended:
+            return
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGSTOP)  # so that it forks no child behind the list taken next
         for pid in self._processes():
@@ -238,6 +244,7 @@ class Server(ABC):
                 os.killpg(self.pid, signal.SIGKILL)
             self.process.wait(STOP_TIMEOUT_S)
         self._await_no_process(STOP_TIMEOUT_S)
+        self._ended = True
 
     def restart(self) -> None:
         """Stop what is left of the server and start it again: same port, same data. Raises as the first start did."""
@@ -263,16 +270,16 @@ class Server(ABC):
         deadline = time.monotonic() + timeout_s
         while pids := self._processes():
             if time.monotonic() > deadline:
-                raise _failed(f"{self.data_dir} is in use by another {self.name}: process {pids[0]}")
+                raise _failed(f"{self.data_dir} is in use by a {self.name} server: process {pids[0]}")
             time.sleep(POLL_S)
 
     def _launch(self) -> bool:
         """Start once. False when the port is taken; AsmError with the end of the log for everything else."""
+        options = self._account.options(self.stop_signal)
         with self.log.open("ab") as log:
             begin = log.tell()
-            self.process = subprocess.Popen(
-                self._command(), stdout=log, stderr=log, **self._account.options(self.stop_signal)
-            )
+            self.process = subprocess.Popen(self._command(), stdout=log, stderr=log, **options)
+        self._ended = False
         try:
             if self._answers_in_time():
                 return True

@@ -14,7 +14,11 @@ NOISY = ("celery.worker.strategy", "celery.app.trace", "celery.redirected", "uvi
 
 def configure_logging(level: str = "INFO", form: Literal["console", "json"] = "console") -> None:
     """Send every logger's records through one handler."""
-    before = [structlog.stdlib.add_log_level, structlog.stdlib.add_logger_name, structlog.processors.TimeStamper("iso")]
+    before: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper("iso"),
+    ]
     render: list[structlog.typing.Processor] = (
         [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
         if form == "json"

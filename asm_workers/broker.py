@@ -58,7 +58,7 @@ class BrokerThread:
                 self._is_down = False
             except Exception as error:  # whatever the transport raises: the broker is an observer here
                 self._went_down(error, send if keep else None)
-        self._app.pool.force_close_all()
+        self._app.close()
 
     def _next(self) -> tuple[Send, bool] | None:
         with self._news:

@@ -101,7 +101,7 @@ class Canary:
                     claim.add_done_callback(self._claims.discard)
             except AsmError as error:
                 log.warning("cannot claim directly: %s", error)
-            await asyncio.sleep(DIRECT_CLAIM_S * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load
+            await asyncio.sleep(DIRECT_CLAIM_S * random.uniform(0.5, 1.5))
 
     def _send(self, producer: Any) -> None:
         self._app.send_task(

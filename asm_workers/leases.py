@@ -23,9 +23,10 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 from asm_core.clock import new_id
 from asm_core.config import Settings
@@ -69,7 +70,7 @@ class LeaseKeeper:
         queue: PostgresRunQueue,
         slots: int,
         loop: asyncio.AbstractEventLoop,
-        hand_back: Callable[[HeldLease], Awaitable[None]],
+        hand_back: Callable[[HeldLease], Coroutine[Any, Any, None]],
     ) -> None:
         self.worker_id = new_id(ids.WORKER)
         self.slots = slots
@@ -82,6 +83,9 @@ class LeaseKeeper:
         self._beat = PostgresBeat(settings.database_url)
         self._held: dict[Key, Held] = {}
         self._strikes: dict[Key, int] = {}
+        self._empty = asyncio.Event()
+        self._empty.set()
+        self._background: set[asyncio.Task[None]] = set()
         self._confirmed_at = self._answered_at = time.monotonic()
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asm-beat", daemon=True)
@@ -120,10 +124,22 @@ class LeaseKeeper:
         held = Held(claim.lease, repeatable)
         key = (claim.lease.run_id, claim.lease.fence)
         self._held[key] = held
+        self._empty.clear()
         try:
             yield held.signals
         finally:
             del self._held[key]
+            if not self._held:
+                self._empty.set()
+
+    async def until_empty(self, timeout_s: float) -> bool:
+        """Wait until nothing is held any more; False when the time is over before."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._empty.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def signal(self, run_id: str, _kind: str) -> None:
         """A nudge: the run was asked to stop."""
@@ -191,14 +207,19 @@ class LeaseKeeper:
         self._strikes = {key: self._strikes.get(key, 0) + 1 for key in unknown}
         for key, strikes in self._strikes.items():
             if strikes >= STRIKES:
-                asyncio.ensure_future(self._hand_back(unknown[key]))
+                self._spawn(self._hand_back(unknown[key]))
 
     def _declared_dead(self) -> None:
         """Everything held belongs to others now; begin again under a new name."""
         log.warning("worker %s was declared dead; its %d runs are left", self.worker_id, self.held)
         self.stop_all(StopCause.LEASE_LOST)
         self.worker_id = new_id(ids.WORKER)
-        asyncio.ensure_future(self._register_again(self.worker_id))
+        self._spawn(self._register_again(self.worker_id))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _register_again(self, worker_id: str) -> None:
         try:

@@ -21,7 +21,7 @@ async def sweep_forever(queue: RunQueue, publisher: Publisher, wakeups: Wakeups,
     """Until cancelled."""
     while True:
         interval = times.sweep_interval.total_seconds()
-        await asyncio.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311 - spreads load
+        await asyncio.sleep(interval * random.uniform(1 - JITTER, 1 + JITTER))
         try:
             swept = await queue.sweep()
         except AsmError as error:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 from celery import Celery
 
@@ -32,7 +33,6 @@ log = logging.getLogger(__name__)
 
 SETTLE_S = 2.0
 """For the last events to reach the bus when the process ends."""
-STOP_POLL_S = 0.05
 
 
 class Worker:
@@ -54,16 +54,10 @@ class Worker:
         """
         leases = self.deps.leases
         leases.draining = True
-        if not await self._until_empty(timeout_s):
+        if not await leases.until_empty(timeout_s):
             log.warning("%d runs did not finish in time: handing them back", leases.held)
             leases.stop_all(StopCause.SHUTDOWN)
-            await self._until_empty(self._settings.run_limits.cancel_grace_s + SETTLE_S)
-
-    async def _until_empty(self, timeout_s: float) -> bool:
-        deadline = asyncio.get_running_loop().time() + timeout_s
-        while self.deps.leases.held and asyncio.get_running_loop().time() < deadline:
-            await asyncio.sleep(STOP_POLL_S)
-        return not self.deps.leases.held
+            await leases.until_empty(self._settings.run_limits.cancel_grace_s + SETTLE_S)
 
 
 @asynccontextmanager
@@ -154,6 +148,6 @@ async def open_worker(
         yield worker
 
 
-async def _end(background: asyncio.Future[list[None]]) -> None:
+async def _end(background: asyncio.Future[Any]) -> None:
     background.cancel()
     await asyncio.gather(background, return_exceptions=True)

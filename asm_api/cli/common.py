@@ -16,7 +16,9 @@ FAILED, USAGE, UNREACHABLE = 1, 2, 3
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", help="The API's address.")]
-ApiKey = Annotated[str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)]
+ApiKey = Annotated[
+    str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)
+]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…")]
 
 DEFAULT_SERVER = "http://127.0.0.1:8420"

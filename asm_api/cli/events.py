@@ -10,7 +10,15 @@ from asm_core.domain.event import EventType
 
 _T = EventType
 
-DIM, BOLD, RED, GREEN, YELLOW, CYAN, RESET = "\x1b[2m", "\x1b[1m", "\x1b[31m", "\x1b[32m", "\x1b[33m", "\x1b[36m", "\x1b[0m"
+DIM, BOLD, RED, GREEN, YELLOW, CYAN, RESET = (
+    "\x1b[2m",
+    "\x1b[1m",
+    "\x1b[31m",
+    "\x1b[32m",
+    "\x1b[33m",
+    "\x1b[36m",
+    "\x1b[0m",
+)
 
 COLOURS = {
     _T.RUN_COMPLETED: GREEN,
@@ -77,7 +85,8 @@ def summary(kind: str, data: Mapping[str, Any], *, streamed: bool = False) -> st
         case _T.RUN_CANCELLED:
             return str(data.get("reason") or "")
         case _T.ERROR_RECOVERED:
-            return f"attempt {data.get('attempt')} replaces events {data.get('superseded_from')}-{data.get('superseded_to')}"
+            first, last = data.get("superseded_from"), data.get("superseded_to")
+            return f"attempt {data.get('attempt')} replaces events {first}-{last}"
         case _:
             return ""
 

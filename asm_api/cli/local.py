@@ -30,12 +30,15 @@ def dev(
     with one_line_errors():
         from asm_api.dev import DevOptions, serve_stack
 
-        code = serve_stack(
-            DevOptions(
-                data_dir=data_dir.resolve(), port=port, workers=workers, concurrency=concurrency,
-                flower_port=flower_port, say=_say,
-            )  # fmt: skip
+        options = DevOptions(
+            data_dir=data_dir.resolve(),
+            port=port,
+            workers=workers,
+            concurrency=concurrency,
+            flower_port=flower_port,
+            say=_say,
         )
+        code = serve_stack(options)
     raise typer.Exit(code)
 
 
@@ -44,8 +47,9 @@ def verify(database_url: DatabaseUrl = None, json: Json = False) -> None:
     with one_line_errors():
         import asyncio
 
-        from asm_core.config import Settings
         from asm_core.stores.sql.verify import verify_database
+
+        from asm_core.config import Settings
 
         report = asyncio.run(verify_database(database_url or Settings().database_url))
     if json:

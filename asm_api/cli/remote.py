@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from asm_api.cli.common import ApiKey, FAILED, Json, Server, USAGE, client, fail, print_json, print_table
+from asm_api.cli.common import FAILED, USAGE, ApiKey, Json, Server, client, fail, print_json, print_table
 
 Session = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
 RunId = Annotated[str, typer.Argument(help="Run id.", metavar="RUN")]

@@ -49,7 +49,7 @@ def migrate(
 COMMANDS = (api, worker, migrate)
 
 
-def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]
     from pydantic import ValidationError
 
     from asm_core.config import Settings

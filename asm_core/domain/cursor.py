@@ -37,9 +37,9 @@ class Cursor:
             if frame.sequence_number > self.position and len(self._held) < MAX_HELD:
                 self._held[frame.sequence_number] = frame
         ready = []
-        while (frame := self._held.pop(self.position + 1, None)) is not None:
+        while self.position + 1 in self._held:
             self.position += 1
-            ready.append(frame)
+            ready.append(self._held.pop(self.position))
         return ready
 
     def refill(self, frames: Iterable[EventFrame]) -> list[EventFrame]:

@@ -280,7 +280,7 @@ class AsmError(Exception):
 
 
 @dataclass(frozen=True)
-class LeaseLost(Exception):  # noqa: N818 - it is a fact about ownership, not an error
+class LeaseLost(Exception):
     """The run belongs to another worker now: write nothing more about it, leave."""
 
     run_id: str

@@ -107,7 +107,7 @@ class Event:
         type: object,
         timestamp: datetime,
         session_id: object,
-        **fields: Any,  # noqa: A002
+        **fields: Any,
     ) -> Event:
         """
         An event from untrusted values.

@@ -24,7 +24,7 @@ def clean_text(text: str) -> str:
 
 def to_jsonable(value: Any, depth: int = 0) -> Any:
     """`value` as plain JSON: text keys, enum values, ISO times, sorted sets, no NaN, no NUL. Never raises."""
-    if value is None or isinstance(value, bool | int) and not isinstance(value, Enum):
+    if value is None or (isinstance(value, bool | int) and not isinstance(value, Enum)):
         return value
     if isinstance(value, str) and not isinstance(value, Enum):
         return clean_text(value)

@@ -4,9 +4,9 @@ What a session and a run may become, and who may say so.
 Both are state machines whose whole truth is the two tables below: the SQL guards are built from them, the tests walk
 them, and docs/lifecycle.md is drawn from them. A status from which nothing leads on is terminal: it is written once.
 
-A run waits (`pending`), is executed (`running`), may wait for a person (`awaiting_approval`, which frees its slot on the
-worker but not in its session), and ends. It goes back to `pending` when its worker died, shut down or parked it, and
-keeps its place in the queue.
+A run waits (`pending`), is executed (`running`), may wait for a person (`awaiting_approval`, which frees its slot on
+the worker but not in its session), and ends. It goes back to `pending` when its worker died, shut down or parked it,
+and keeps its place in the queue.
 """
 
 from __future__ import annotations

@@ -91,7 +91,7 @@ class Run:
     ended_at: datetime | None = None
 
     @classmethod
-    def new(cls, *, id: str, session_id: object, now: datetime, **fields: Any) -> Run:  # noqa: A002
+    def new(cls, *, id: str, session_id: object, now: datetime, **fields: Any) -> Run:
         """A pending run. Raises `validation_error` naming `session_id`."""
         return cls(id=id, session_id=require_text("run", "session_id", session_id), created_at=now, **fields)
 
@@ -147,7 +147,7 @@ class Run:
             metadata=given.get("metadata") or {},
             turn_count=given.get("turn_count") or 0,
             token_usage=given.get("token_usage") or {},
-            cost_usd=float(cost) if is_number(cost) else None,
+            cost_usd=float(cost) if isinstance(cost, int | float) and is_number(cost) else None,
             provider=given.get("provider"),
             provider_metadata=given.get("provider_metadata") or {},
             attempt=given.get("attempt") or 0,

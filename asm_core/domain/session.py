@@ -73,7 +73,7 @@ class Session:
     deleted_at: datetime | None = None
 
     @classmethod
-    def new(cls, *, id: str, agent_id: object, now: datetime, **fields: Any) -> Session:  # noqa: A002
+    def new(cls, *, id: str, agent_id: object, now: datetime, **fields: Any) -> Session:
         """
         A pending session. `status` cannot be given; None for a mapping or list means empty.
 

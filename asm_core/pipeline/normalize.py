@@ -24,7 +24,7 @@ def normalize(raw: RawEvent, ctx: RunContext) -> Event:
         session_id=ctx.session_id,
         run_id=ctx.run_id,
         data=data,
-        metadata=to_jsonable(raw.metadata) if isinstance(raw.metadata, Mapping) else {},
+        metadata=_mapping(raw.metadata),
         provider=ctx.provider,
         correlation_id=ctx.correlation_id,
         attempt=ctx.attempt,
@@ -32,7 +32,7 @@ def normalize(raw: RawEvent, ctx: RunContext) -> Event:
 
 
 def _resolve(raw: RawEvent) -> tuple[EventType, dict[str, Any]]:
-    data: dict[str, Any] = to_jsonable(raw.data) if isinstance(raw.data, Mapping) else {}
+    data = _mapping(raw.data)
     if not valid_type(raw.type):
         return EventType.ERROR_OCCURRED, _refused(data, raw.type, "unknown event type")
     kind = EventType(raw.type)
@@ -47,3 +47,8 @@ def _refused(data: dict[str, Any], original: object, why: str) -> dict[str, Any]
         | data
         | {"original_type": to_jsonable(original)}
     )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """An adapter may be a stranger's: what is not a mapping counts as empty."""
+    return dict(to_jsonable(value)) if isinstance(value, Mapping) else {}

@@ -134,9 +134,7 @@ class EventWriter:
     async def _commit(self, batch: Batch) -> None:
         try:
             leased = [(run.lease, events) for run, events in batch]
-            answers = await patiently(
-                lambda: self._queue.append(leased), self.limits.outage_tolerance_s, self._clock
-            )
+            answers = await patiently(lambda: self._queue.append(leased), self.limits.outage_tolerance_s, self._clock)
         except AsmError as error:
             if error.code is ErrorCode.VALIDATION_ERROR:
                 await self._commit_apart(batch)
@@ -153,7 +151,7 @@ class EventWriter:
                 run.settle(len(events))
 
     async def _commit_apart(self, batch: Batch) -> None:
-        """Find the value that the store refuses: each run alone, then each event, then the event without its payload."""
+        """Find the value that the store refuses: each run alone, then each event, then that one without its payload."""
         if len(batch) > 1:
             for part in batch:
                 await self._commit([part])

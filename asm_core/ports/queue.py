@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.errors import LeaseLost
+from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.domain.run import Run, RunOptions, RunOutcome

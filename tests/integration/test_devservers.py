@@ -44,7 +44,7 @@ def keep() -> Iterator[Keep]:
         return server
 
     yield register
-    for server in servers:
+    for server in reversed(servers):
         server.discard()
 
 
@@ -97,14 +97,15 @@ def test_redis_answers_and_keeps_what_it_should(keep: Keep, tmp_path: Path, dura
 
 @pytest.mark.parametrize("kind", ["postgres", "redis"])
 def test_filled_folder_is_opened_again(keep: Keep, tmp_path: Path, kind: str) -> None:
-    """Each start finds the data of the one before: after a shutdown, and after SIGKILL of everything."""
+    """After a shutdown, and after SIGKILL of everything; a server that has ended leaves its successor alone."""
     server = keep(_start(kind, tmp_path))
     _write(server)
     for end in (Server.stop, Server.kill):
         pids = _family(server)
         end(server)
         _wait_until_gone(pids)
-        server = keep(_start(kind, tmp_path))
+        ended, server = server, keep(_start(kind, tmp_path))
+        ended.stop()
         assert _read(server) == "kept"
 
 
@@ -369,7 +370,8 @@ def _wait_until_gone(pids: list[int]) -> None:
 
 
 def _child(program: str, folder: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PYTHONDONTWRITEBYTECODE": "1"}
+    search = os.pathsep.join([str(REPOSITORY), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
     return subprocess.Popen(
         [sys.executable, "-c", program, str(folder)],
         env=environment,

@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 from psycopg import errors as pg
 from psycopg.rows import tuple_row
+from psycopg.types.json import set_json_loads
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -85,10 +86,10 @@ class Pool:
 
 
 async def _use_orjson(connection: psycopg.AsyncConnection[Any]) -> None:
-    psycopg.types.json.set_json_loads(loads, connection)
+    set_json_loads(loads, connection)
 
 
-class mapped_errors:  # noqa: N801 - a context manager that reads as a verb
+class mapped_errors:
     """Driver errors as AsmError, without SQL text or values."""
 
     def __enter__(self) -> None: ...

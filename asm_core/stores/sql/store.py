@@ -86,7 +86,7 @@ class SqlSessionStore:
                 .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
                 .order_by(runs.c.submit_seq)
             )
-            found = active.mappings().all()
+            found = [dict(run) for run in active.mappings()]
         return _queue_status(session_id, row, found)
 
     async def list_sessions(
@@ -184,7 +184,7 @@ class SqlSessionStore:
 
     async def _all(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
         async with self._connection() as connection:
-            return (await connection.execute(query)).mappings().all()  # type: ignore[return-value]
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
@@ -203,12 +203,14 @@ class SqlSessionStore:
 
 
 async def _first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-    return (await connection.execute(query)).mappings().first()  # type: ignore[return-value]
+    row = (await connection.execute(query)).mappings().first()
+    return None if row is None else dict(row)
 
 
 async def _counts(connection: AsyncConnection, table: sa.Table, tenant_id: str) -> dict[str, int]:
     query = sa.select(table.c.status, sa.func.count()).where(table.c.tenant_id == tenant_id).group_by(table.c.status)
-    return {status: count for status, count in await connection.execute(query)}
+    rows = (await connection.execute(query)).all()
+    return {row[0]: row[1] for row in rows}
 
 
 def _conditions(where: EventFilter) -> list[sa.ColumnElement[bool]]:
