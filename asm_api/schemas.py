@@ -39,7 +39,11 @@ EndQueued = Literal["refuse", "cancel"]
 class Request(BaseModel):
     """A JSON body: no unknown fields, no guessing of types."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Answer(BaseModel):
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
 
 class SessionRequest(Request):
@@ -76,6 +80,14 @@ class OneShotRequest(SubmitRequest):
     """Of the session that is made for the run."""
 
 
+class SocketSubmit(SubmitRequest):
+    idempotency_key: Text | None = None
+
+
+class RunReference(Request):
+    run_id: Text
+
+
 class EndRequest(Request):
     queued: EndQueued | None = None
     """Whether queued runs refuse the end of their session (the default) or are cancelled with it."""
@@ -85,7 +97,7 @@ class DrainRequest(Request):
     timeout_s: float = Field(60.0, ge=0, le=MAX_WAIT_S, allow_inf_nan=False)
 
 
-class Problem(BaseModel):
+class Problem(Answer):
     """RFC 9457."""
 
     type: str
@@ -99,7 +111,7 @@ class Problem(BaseModel):
     details: dict[str, Any]
 
 
-class SessionAnswer(BaseModel):
+class SessionAnswer(Answer):
     id: str
     agent_id: str
     status: Literal["pending", "active", "paused", "completed", "failed", "cancelled"]
@@ -116,13 +128,13 @@ class SessionAnswer(BaseModel):
     deleted_at: datetime | None
 
 
-class SessionPage(BaseModel):
+class SessionPage(Answer):
     sessions: list[SessionAnswer]
     cursor: str | None
     """Give it back for the next page; null when this is the last one."""
 
 
-class SubmitAnswer(BaseModel):
+class SubmitAnswer(Answer):
     id: str
     session_id: str
     status: str
@@ -132,14 +144,14 @@ class SubmitAnswer(BaseModel):
     """The idempotency key was known: nothing was queued."""
 
 
-class ControlAnswer(BaseModel):
+class ControlAnswer(Answer):
     id: str
     session_id: str
     status: str
     """A run in flight is still `running` here; it ends when its adapter has stopped."""
 
 
-class RunAnswer(BaseModel):
+class RunAnswer(Answer):
     id: str
     session_id: str
     status: Literal["pending", "running", "awaiting_approval", "completed", "failed", "cancelled", "timeout"]
@@ -159,12 +171,12 @@ class RunAnswer(BaseModel):
     ended_at: datetime | None
 
 
-class RunPage(BaseModel):
+class RunPage(Answer):
     runs: list[RunAnswer]
     cursor: str | None
 
 
-class EventAnswer(BaseModel):
+class EventAnswer(Answer):
     id: str
     type: str
     timestamp: datetime
@@ -179,7 +191,7 @@ class EventAnswer(BaseModel):
     attempt: int | None
 
 
-class EventPage(BaseModel):
+class EventPage(Answer):
     events: list[EventAnswer]
     next_after: int
     """The cursor behind this page."""
@@ -187,7 +199,7 @@ class EventPage(BaseModel):
     """The session's highest sequence number."""
 
 
-class QueueAnswer(BaseModel):
+class QueueAnswer(Answer):
     session_id: str
     state: str
     """The session's status."""

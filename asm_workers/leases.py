@@ -115,6 +115,7 @@ class LeaseKeeper:
             self.worker_id, hostname=socket.gethostname(), pid=os.getpid(), slots=self.slots
         )
         self._confirmed_at = time.monotonic()
+        log.info("registered as %s with %d slots", self.worker_id, self.slots)
 
     @contextmanager
     def hold(self, claim: Claimed) -> Iterator[RunSignals]:

@@ -12,12 +12,14 @@ import logging
 import os
 import socket
 import threading
+import warnings
 from concurrent.futures import Future
 from contextlib import AsyncExitStack
 from typing import Any
 
 from celery import Celery, signals
 from celery.apps.worker import Worker as CeleryWorker
+from celery.exceptions import SecurityWarning
 
 from asm_core.config import Settings
 from asm_workers.app import CANARY_TASK, VERSION, WAKEUP_TASK, build_app, canary_queue, shard_queues
@@ -60,6 +62,7 @@ class WorkerProcess:
         Raises:
             AsmError: `storage_connection_failed`, `migration_required`: nothing was started.
         """
+        warnings.simplefilter("ignore", SecurityWarning)  # about pickle under root; only JSON is accepted here
         self._loop.start()
         try:
             self._worker = self._loop.run(self._open())

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from asm_api.auth import Tenant
 from asm_api.routes import Filter, IdempotencyKey, Limit, PageCursor, answer
@@ -68,7 +68,7 @@ async def get_run(run_id: str, deps: Wired, tenant_id: Tenant) -> Response:
     return answer((await deps.store.get_run(run_id, tenant_id)).to_map())
 
 
-@router.get("/runs/{run_id}/wait", response_model=RunAnswer)
+@router.get("/runs/{run_id}/wait", response_model=RunAnswer, responses={202: {"model": RunAnswer}})
 async def wait_for_run(run_id: str, deps: Wired, tenant_id: Tenant, timeout_s: TimeoutS = 30.0) -> Response:
     """200 with the run once it is terminal; 202 with the run as it stands when the time is over."""
     run = await deps.follower(tenant_id).await_run(run_id, timeout_s=timeout_s)
@@ -87,15 +87,16 @@ async def interrupt_run(run_id: str, deps: Wired, tenant_id: Tenant) -> Response
     return answer(control_map(await deps.control.interrupt(run_id, tenant_id)), 202)
 
 
-@router.post("/runs/{run_id}/{operation}", status_code=202, response_model=ControlAnswer)
-async def control_run(
-    run_id: str, operation: Literal["pause", "resume", "input"], deps: Wired, tenant_id: Tenant
-) -> Response:
-    """No provider offers these yet."""
+@router.post("/runs/{run_id}/pause", status_code=202, response_model=ControlAnswer)
+@router.post("/runs/{run_id}/resume", status_code=202, response_model=ControlAnswer)
+@router.post("/runs/{run_id}/input", status_code=202, response_model=ControlAnswer)
+async def steer_run(run_id: str, request: Request, deps: Wired, tenant_id: Tenant) -> Response:
+    """501: no provider offers these yet."""
     run = await deps.store.get_run(run_id, tenant_id)
+    operation = request.url.path.rpartition("/")[2]
     raise AsmError(
         ErrorCode.CAPABILITY_NOT_SUPPORTED,
-        f"the provider {run.provider} cannot do {operation!r} on a run",
+        f"the provider {run.provider} cannot {operation} a run",
         details={"run_id": run_id, "provider": run.provider, "operation": operation},
     )
 

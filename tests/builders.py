@@ -1,0 +1,267 @@
+"""
+Values for tests, with defaults that follow from what is asked: `a_run(status=COMPLETED)` has ended, a later attempt has
+been claimed. `World` is a fresh database with the queue over it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import Any
+
+import psycopg
+from psycopg.rows import dict_row
+
+from asm_core.clock import new_id
+from asm_core.config import FleetTimes
+from asm_core.domain.event import Event, EventFrame, EventType
+from asm_core.domain.ids import event_id
+from asm_core.domain.lease import Lease
+from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.run import OnWorkerLost, Run, RunOptions, RunOutcome
+from asm_core.domain.session import Session
+from asm_core.pipeline.context import RunContext
+from asm_core.ports.provider import Execution
+from asm_core.ports.queue import Claimed, NotClaimed, Submission, Submitted
+from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.verification import verify_database
+
+NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
+"""The instant at which tests without a clock take place."""
+
+_TERMINAL = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMEOUT)
+
+
+class SteppedClock:
+    """Time that passes only when somebody sleeps or says so."""
+
+    def __init__(self, now: datetime = NOW) -> None:
+        self.started = now
+        self.elapsed = 0.0
+        self.sleeps: list[float] = []
+
+    def now(self) -> datetime:
+        return self.started + timedelta(seconds=self.elapsed)
+
+    def monotonic(self) -> float:
+        return self.elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        self.sleeps.append(seconds)
+        self.elapsed += seconds
+        await asyncio.sleep(0)
+
+
+def a_session(**fields: Any) -> Session:
+    given = {"id": new_id("ses"), "agent_id": "tester", "now": NOW} | fields
+    return Session.new(**given)
+
+
+def a_run(status: RunStatus = RunStatus.PENDING, **fields: Any) -> Run:
+    """A run as it would be stored under this status."""
+    claimed = status is not RunStatus.PENDING
+    defaults: dict[str, Any] = {
+        "id": new_id("run"),
+        "session_id": "ses_1",
+        "status": status,
+        "created_at": NOW,
+        "input": {"prompt": "hello"},
+        "options": RunOptions(provider="scripted"),
+        "attempt": 1 if claimed else 0,
+        "position": None if claimed else 1,
+        "started_at": NOW if claimed else None,
+        "ended_at": NOW + timedelta(seconds=1) if status in _TERMINAL else None,
+    }
+    return Run(**defaults | fields)
+
+
+def a_lease(**fields: Any) -> Lease:
+    given = {"run_id": new_id("run"), "session_id": "ses_1", "fence": 1, "worker_id": "wrk_1"} | fields
+    return Lease(**given)
+
+
+def an_execution(script: Sequence[Mapping[str, Any]] | None = None, *, attempt: int = 1, **given: Any) -> Execution:
+    """One attempt at a scripted run, or at the input given."""
+    run_input = {"script": list(script)} if script is not None else given
+    return Execution(run=a_run(RunStatus.RUNNING, input=run_input), session=a_session(), attempt=attempt)
+
+
+def an_event(kind: EventType = EventType.MESSAGE_RECEIVED, **fields: Any) -> Event:
+    given: dict[str, Any] = {"id": new_id("evt"), "type": kind, "timestamp": NOW, "session_id": "ses_1"} | fields
+    return Event(**given)
+
+
+def some_events(
+    lease: Lease, how_many: int = 1, *, first: int = 0, kind: EventType = EventType.MESSAGE_STREAMED, **fields: Any
+) -> list[Event]:
+    """Events `first`, `first` + 1, … of a lease's holder, under the ids that the pipeline would give them."""
+    return [
+        an_event(
+            kind,
+            id=event_id(lease.run_id, lease.fence, ordinal),
+            session_id=lease.session_id,
+            run_id=lease.run_id,
+            **{"data": {"content": f"part {ordinal}"}, "provider": "scripted", "attempt": 1} | fields,
+        )
+        for ordinal in range(first, first + how_many)
+    ]
+
+
+def a_frame(number: int, session_id: str = "ses_1") -> EventFrame:
+    return EventFrame(
+        session_id=session_id, sequence_number=number, type="message_streamed", run_id="run_1", body=b"%d" % number
+    )
+
+
+def a_context(**fields: Any) -> RunContext:
+    given = {"session_id": "ses_1", "run_id": "run_1", "fence": 1, "attempt": 1, "provider": "scripted"} | fields
+    return RunContext(**{"clock": SteppedClock()} | given)
+
+
+def an_outcome(status: RunStatus = RunStatus.COMPLETED, **fields: Any) -> RunOutcome:
+    defaults: dict[str, Any] = {}
+    if status is RunStatus.COMPLETED:
+        defaults = {"output": {"content": "done"}, "data": {"stop_reason": "end_turn"}, "turn_count": 1}
+    return RunOutcome(status=status, **defaults | fields)
+
+
+HANDED_BACK = RunOutcome(status=RunStatus.PENDING, data={"reason": "worker_shutdown"})
+
+
+def a_submission(session_id: str, **fields: Any) -> Submission:
+    """`options` may be given as keywords of RunOptions."""
+    options = RunOptions(**{"provider": "scripted"} | fields.pop("options", {}))
+    given: dict[str, Any] = {"run_id": new_id("run"), "session_id": session_id, "tenant_id": "default"}
+    if fields.get("idempotency_key") is not None:
+        given["request_hash"] = "same"
+    return Submission(**given | {"input": {"prompt": "hello"}, "options": options} | fields)
+
+
+RETRY = {"on_worker_lost": OnWorkerLost.RETRY, "max_attempts": 3}
+"""Options of a run that another worker may start again."""
+
+
+@dataclass
+class World:
+    """A database with the queue over it, and the few steps that most tests begin with."""
+
+    url: str
+    queue: PostgresRunQueue
+    connection: psycopg.AsyncConnection[dict[str, Any]]
+    times: FleetTimes
+    _ordinals: dict[tuple[str, int], int] = field(default_factory=dict)
+    _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    async def sql(self, query: str, *params: Any) -> list[dict[str, Any]]:
+        cursor = await self.connection.execute(query, params)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def value(self, query: str, *params: Any) -> Any:
+        [row] = await self.sql(query, *params)
+        [value] = row.values()
+        return value
+
+    async def session(self, **fields: Any) -> str:
+        session = a_session(**fields)
+        await self.queue.create_session(session)
+        return session.id
+
+    async def worker(self, slots: int = 100) -> str:
+        worker_id = f"wrk_{next(self._numbers)}"
+        await self.queue.register_worker(worker_id, hostname="here", pid=1, slots=slots)
+        return worker_id
+
+    async def submit(self, session_id: str, **fields: Any) -> Submitted:
+        return await self.queue.submit(a_submission(session_id, **fields))
+
+    async def claim(self, session_id: str, worker_id: str) -> Lease:
+        claim = await self.queue.claim(session_id, worker_id)
+        assert isinstance(claim, Claimed), claim
+        return claim.lease
+
+    async def refused_claim(self, session_id: str, worker_id: str) -> NotClaimed:
+        claim = await self.queue.claim(session_id, worker_id)
+        assert isinstance(claim, NotClaimed), claim
+        return claim
+
+    async def running(self, *, session_id: str | None = None, worker_id: str | None = None, **fields: Any) -> Lease:
+        """A run under way: submitted, claimed, started."""
+        session_id = session_id or await self.session()
+        worker_id = worker_id or await self.worker()
+        await self.submit(session_id, **fields)
+        lease = await self.claim(session_id, worker_id)
+        await self.queue.start(lease)
+        return lease
+
+    async def append(self, lease: Lease, how_many: int = 1, **fields: Any) -> list[Event]:
+        """The next events of the lease's holder, stored."""
+        key = (lease.run_id, lease.fence)
+        first = self._ordinals.get(key, 0)
+        self._ordinals[key] = first + how_many
+        [answer] = await self.queue.append([(lease, some_events(lease, how_many, first=first, **fields))])
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def run_row(self, run_id: str) -> dict[str, Any]:
+        [row] = await self.sql("SELECT * FROM asm_runs WHERE id = %s", run_id)
+        return row
+
+    async def event_types(self, *, session_id: str | None = None, run_id: str | None = None) -> list[str]:
+        rows = await self.sql(
+            "SELECT type FROM asm_events WHERE session_id = %s OR run_id = %s ORDER BY sequence_number",
+            session_id, run_id,
+        )  # fmt: skip
+        return [row["type"] for row in rows]
+
+    async def silence(self, worker_id: str) -> None:
+        """The worker's last beat was long ago."""
+        await self.sql("UPDATE asm_workers SET last_seen = last_seen - interval '1 hour' WHERE id = %s", worker_id)
+
+    async def make_sweep_due(self) -> None:
+        """As if the last pass had been one and a half intervals ago, and no outage before it."""
+        await self.sql(
+            "UPDATE asm_sweeper SET last_pass_at = clock_timestamp() - 1.5 * %s, quiet_until = NULL",
+            self.times.sweep_interval,
+        )
+
+    async def lose(self, worker_id: str) -> None:
+        """The worker dies and the sweeper marks it; its leases stand until the pass goes on."""
+        await self.silence(worker_id)
+        await self.make_sweep_due()
+        await self.sql("SELECT asm_sweep_begin(%s, %s)", self.times.sweep_interval, self.times.lease_ttl)
+        await self.make_sweep_due()
+
+
+@asynccontextmanager
+async def open_world(database_url: str, *, times: FleetTimes | None = None, **options: Any) -> AsyncIterator[World]:
+    """Ends with `verify`: whatever the test did through the queue, the database is sound."""
+    times = times or FleetTimes()
+    queue = PostgresRunQueue(database_url, application_name="test", times=times, **options)
+    await queue.open()
+    connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row)
+    try:
+        yield World(database_url, queue, connection, times)
+    finally:
+        await connection.close()
+        await queue.close()
+    report = await verify_database(database_url)
+    assert report.is_sound, report.violations
+
+
+async def eventually(assertion: Any, timeout_s: float = 5.0) -> None:
+    """Await `assertion()` until it holds; its last failure when the time is over."""
+    deadline = asyncio.get_running_loop().time() + timeout_s
+    while True:
+        try:
+            await assertion()
+        except AssertionError:
+            if asyncio.get_running_loop().time() >= deadline:
+                raise
+        else:
+            return
+        await asyncio.sleep(0.01)
