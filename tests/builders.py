@@ -28,7 +28,7 @@ from asm_core.pipeline.context import RunContext
 from asm_core.ports.provider import Execution
 from asm_core.ports.queue import Claimed, NotClaimed, Submission, Submitted
 from asm_core.stores.postgres.queue import PostgresRunQueue
-from asm_core.verification import verify_database
+from asm_core.stores.sql.verify import verify_database
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 """The instant at which tests without a clock take place."""

@@ -7,7 +7,7 @@ not accused of what happened while the check went on. Each query yields one sent
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 
@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.invariants import INVARIANTS, MAX_SHOWN, Report, Verdict
 from asm_core.stores.sql.engine import sqlalchemy_url
 
 STATEMENT_TIMEOUT_MS = 600_000
@@ -198,14 +199,29 @@ class SqlInspection:
     def __init__(self, connection: AsyncConnection) -> None:
         self._connection = connection
 
-    async def find(self, invariant: int, *, shown: int, now: datetime | None) -> tuple[int, Sequence[str]]:
+    async def examine(self, invariant: int, *, now: datetime | None = None) -> Verdict:
         # composed of this module's own constants
         query = sa.text(f"SELECT what, count(*) OVER () FROM ({QUERIES[invariant]}) found LIMIT :shown")  # noqa: S608
-        given = {"shown": shown, "now": now, "bound": WAIT_BOUND_MS}
+        given = {"shown": MAX_SHOWN, "now": now, "bound": WAIT_BOUND_MS}
         known = {name: given[name] for name in query.compile().params}
         with _mapped_errors():
             rows = (await self._connection.execute(query, known)).all()
-        return (rows[0][1] if rows else 0), [row[0] for row in rows]
+        return Verdict(invariant, rows[0][1] if rows else 0, [row[0] for row in rows])
+
+
+async def verify_database(database_url: str) -> Report:
+    """
+    Check every invariant of DESIGN §9 on a database, at rest or at work: `manager.verify` over `inspect_database`.
+
+    Args:
+        database_url: `postgresql://…`
+
+    Raises:
+        AsmError: `storage_connection_failed`, `migration_required`, `query_error`: nothing is known;
+            `validation_error` for a database that is not Postgres.
+    """
+    async with inspect_database(database_url) as inspection:
+        return Report([await inspection.examine(number) for number in INVARIANTS])
 
 
 @asynccontextmanager
