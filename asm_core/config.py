@@ -59,10 +59,12 @@ class RunLimits:
 class Settings(BaseSettings):
     """Source: DESIGN §8; `asm doctor` prints what is in force."""
 
-    model_config = SettingsConfigDict(env_prefix="ASM_", extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="ASM_", extra="ignore", use_attribute_docstrings=True)
 
     database_url: str = "postgresql://127.0.0.1:5432/asm"
+    """Postgres: the truth."""
     redis_url: str = "redis://127.0.0.1:6379/0"
+    """Redis: damper, fan-out, nudges; all of it may be lost."""
     broker_url: str = ""
     """Celery's broker; the Redis when empty."""
     redis_prefix: str = "asm"
@@ -73,44 +75,66 @@ class Settings(BaseSettings):
     """When set, every API request must carry it as a bearer token."""
 
     profile: Literal["default", "fast"] = "default"
+    """`fast` shortens the liveness times, for tests and latency-critical fleets."""
     beat_interval_ms: int = Field(3_000, ge=100)
+    """How often a worker confirms that it lives."""
     lease_ttl_ms: int = Field(15_000, ge=1_000)
+    """A worker silent for this long is lost; the same for the whole fleet."""
     sweep_interval_ms: int = Field(2_000, ge=100)
+    """Between two repair passes of the fleet."""
     stale_wake_ms: int = Field(10_000, ge=100)
+    """A session with work and a free slot gets another wakeup after this long."""
     max_claims: int = Field(5, ge=1)
+    """Claims of a run that never started, before it is failed."""
     drain_timeout_ms: int = Field(600_000, ge=0)
     """How long a worker lets its runs finish after TERM."""
     cancel_grace_ms: int = Field(10_000, ge=0)
+    """For an adapter to stop; then the run ends without it."""
     run_idle_timeout_ms: int = Field(600_000, ge=1)
+    """A run without any provider event for this long has failed (`provider_timeout`)."""
     storage_outage_tolerance_ms: int = Field(300_000, ge=0)
+    """How long a run waits for a store that does not answer."""
     event_batch_max: int = Field(256, ge=1, le=1_000)
+    """Events per commit."""
     event_buffer_size: int = Field(1_000, ge=1)
+    """Events of one run waiting for a commit; a full buffer holds the provider back."""
     max_parallel_runs: int | None = Field(None, ge=1)
     """Runs in flight in the whole fleet; None: as many as there are slots."""
     queue_shards: int = Field(8, ge=1, le=64)
+    """Celery queues that wakeups are spread over."""
     broker_outage_ms: int = Field(30_000, ge=1_000)
     """Without its canary for this long a worker claims straight from Postgres."""
     loop_stall_ms: int = Field(30_000, ge=1_000)
     """A run loop that does not answer for this long ends its process."""
 
     max_body_bytes: int = Field(1_048_576, ge=1_024)
+    """Of an HTTP request."""
     max_input_bytes: int = Field(262_144, ge=1_024)
+    """Of a run's input as JSON."""
     subscriber_buffer: int = Field(1_000, ge=1)
     """Frames held for one slow follower before it is sent back to the store."""
     shutdown_timeout_s: int = Field(5, ge=1)
+    """For open requests when an API process ends."""
 
     shell_enabled: bool = False
     """Whether API submitters may use the shell provider."""
     shell_cwd: Path = Path()
+    """Where commands run that name no folder."""
     shell_timeout_ms: int = Field(30_000, ge=1)
+    """For commands that name no time limit."""
     shell_allowed_commands: list[str] | None = None
+    """When set, only these (a guard, not a sandbox)."""
     shell_denied_commands: list[str] | None = None
+    """Never these (a guard, not a sandbox)."""
     max_output_bytes: int = Field(1_048_576, ge=1)
+    """Kept of a command's output, per stream."""
     allow_crash: bool = False
     """Lets the scripted provider kill its own worker (tests of recovery)."""
 
     log_level: str = "INFO"
+    """DEBUG, INFO, WARNING, ERROR."""
     log_format: Literal["console", "json"] = "console"
+    """`json`: one object per line."""
 
     @model_validator(mode="after")
     def _apply(self) -> Settings:

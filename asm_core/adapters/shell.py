@@ -16,8 +16,9 @@ import shlex
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import dropwhile
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -82,7 +83,7 @@ class ShellAdapter:
         success_exit_codes: Sequence[int] = (0,),
         kill_grace_ms: int = 2_000,
     ) -> None:
-        if not isinstance(cwd, str) or not cwd or not Path(cwd).is_dir():
+        if not cwd or not Path(str(cwd)).is_dir():
             raise _invalid("cwd", f"cwd must be an existing folder, not {cwd!r}")
         self._cwd, self._shell, self._timeout_ms = cwd, shell, timeout_ms
         self._max_output_bytes, self._kill_grace_ms = max_output_bytes, kill_grace_ms
@@ -248,8 +249,9 @@ def _did_not_run(call: dict[str, Any], error: AsmError) -> Iterator[Item]:
     output = {"output": "", "stderr": "", "exit_code": None, "duration_ms": 0}
     yield RawEvent(EventType.TOOL_CALL_FAILED, call | {"tool_output": output})
     yield _error_event(error)
-    kept = {"content": "", "exit_code": None, "stderr": "", "duration_ms": 0, "timed_out": False, "tool_calls": []}
-    yield Completion(output=kept, data={"exit_code": None, "duration_ms": 0}, error=error)
+    took: dict[str, Any] = {"exit_code": None, "duration_ms": 0}
+    kept = {"content": "", "stderr": "", "timed_out": False, "tool_calls": []}
+    yield Completion(output=kept | took, data=took, error=error)
 
 
 def _ended(call: dict[str, Any], result: CommandResult, error: AsmError | None) -> Iterator[Item]:
@@ -277,7 +279,9 @@ def _error_event(error: AsmError) -> RawEvent:
 # --- Allow-list and deny-list ---------------------------------------------------------------------------------------
 
 MAX_NESTING = 16
-"""Of substitutions and of shells within shells."""
+"""Of substitutions, wrappers and shells within one another."""
+MAX_JUDGED = 32_768
+"""Characters of a command that is judged."""
 SHIFT = 0xE000
 """Quoted characters move to a private plane, so that whatever is still in ASCII has its meaning to the shell."""
 NO_CHAR = "\ue0ff"
@@ -286,21 +290,21 @@ TO_QUOTED = {code: SHIFT + code for code in range(128)}
 FROM_QUOTED: dict[int, int | None] = {SHIFT + code: code for code in range(128)} | {ord(NO_CHAR): None}
 
 OPERATOR_CHARS = "();<>|&\n"
+WORD_BREAKS = f" \t{OPERATOR_CHARS}"
 OPERATORS = re.compile(r"&>>?|&&|\|\||\|&|<<<?|>>|>&|<&|<>|>\||;;?&?|[;&|()<>\n]")
 SEPARATORS = frozenset(("\n", ";", "&", "&&", "|", "||", "|&", "(", ")"))
 REDIRECTIONS = frozenset(("<", ">", ">>", ">|", "<>", ">&", "<&"))
 KEYWORDS = frozenset(("!", "{", "}", "if", "then", "elif", "else", "fi", "while", "until", "do", "done"))
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 EXPANSION = re.compile(r"[$*?\[\]{}~]")
-SIMPLE_PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
-IO_NUMBER = re.compile(r"(?:^|(?<=[\s();<>|&]))[0-9]+\Z")
+PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
-NOT_JUDGED = frozenset(
-    "eval . source alias trap fc bind complete compgen enable hash mapfile readarray "
-    "for case select function coproc [[ esac in".split()
-)
-"""Builtins that run text or change what names mean, and grammar that this parser leaves out."""
-SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh", "mksh", "zsh"))
+TEXT_RUNNERS = ("eval", ".", "source", "alias", "trap", "fc", "bind", "complete", "compgen", "mapfile", "readarray")
+NAME_CHANGERS = ("enable", "hash")
+OTHER_GRAMMAR = ("for", "case", "select", "function", "coproc", "[[", "esac", "in")
+OTHER_SHELLS = ("zsh", "fish", "csh", "tcsh", "mksh")
+NOT_JUDGED = frozenset(TEXT_RUNNERS + NAME_CHANGERS + OTHER_GRAMMAR + OTHER_SHELLS)
+SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh"))
 FIND_RUNS = frozenset(("-exec", "-execdir", "-ok", "-okdir"))
 
 
@@ -313,6 +317,7 @@ class Wrapper(NamedTuple):
     long: tuple[str, ...] = ()
     """Long options; `=` at the end: takes a value."""
     operands: int = 0
+    """Words before the command."""
     assignments: bool = False
 
 
@@ -328,7 +333,7 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "xargs": Wrapper("0rtpxo", "nLPsdEa", ("--null", "--no-run-if-empty", "--max-args=", "--max-procs=")),
     "nice": Wrapper("0123456789", "n", ("--adjustment=",)),
     "ionice": Wrapper("t", "cn"),
-    "timeout": Wrapper("vfp", "sk", ("--foreground", "--preserve-status", "--signal=", "--kill-after="), 1),
+    "timeout": Wrapper("vfp", "sk", ("--foreground", "--preserve-status", "--signal=", "--kill-after="), operands=1),
     "setsid": Wrapper("cfw", "", ("--fork", "--wait")),
     "stdbuf": Wrapper("", "ioe"),
     "busybox": Wrapper(),
@@ -346,22 +351,21 @@ class CommandRules:
 
     def __init__(self, allowed: Iterable[str] | None, denied: Iterable[str] | None) -> None:
         self._allowed = None if allowed is None else frozenset(map(_base_name, allowed))
-        self._denied = None if denied is None else frozenset(map(_base_name, denied))
-
-    @property
-    def is_set(self) -> bool:
-        return self._allowed is not None or self._denied is not None
+        self._denied = frozenset(map(_base_name, denied or ()))
+        self._is_set = allowed is not None or denied is not None
 
     def check_argv(self, argv: Sequence[str]) -> None:
-        """Raises `policy_violation`: a command executed directly, without a shell."""
-        if self.is_set:
-            self._check_command([quoted(_plain(arg)) for arg in argv], 0)
+        """A command that runs without a shell. Raises `policy_violation`."""
+        if self._is_set:
+            _check_text("".join(argv))
+            self._check_command([quoted(arg) for arg in argv], 0)
 
     def check_script(self, script: str, depth: int = 0) -> None:
-        """Raises `policy_violation`: a string for a POSIX shell or bash, with every command in it."""
-        if not self.is_set:
+        """A string for a POSIX shell or bash, every command in it. Raises `policy_violation`."""
+        if not self._is_set:
             return
-        scanner = Scanner(_plain(script), depth)
+        _check_text(script)
+        scanner = Scanner(script, depth)
         scanner.scan()
         for part in scanner.parts:
             for words in simple_commands(part):
@@ -369,142 +373,159 @@ class CommandRules:
 
     def _check_command(self, words: list[str], depth: int) -> None:
         """Down through the wrappers to the command itself."""
-        if depth > MAX_NESTING:
-            _refuse("commands nested too deep")
         fed = False
         while words:
+            depth += 1
+            if depth > MAX_NESTING:
+                raise _refused("commands nested too deep")
             name = self._judge(words[0])
             if name in SHELLS:
-                return self.check_script(_string_of_shell(words[1:]), depth + 1)
+                return self.check_script(_string_of_shell(words[1:]), depth)
             if name == "find":
                 return self._check_find(words[1:], fed, depth)
             if name not in WRAPPERS:
                 return None
             words = _unwrap(words[1:], WRAPPERS[name])
-            if name == "time":
+            if name == "time":  # bash's own stands before a whole pipeline, assignments and all
                 words = _from_command_position(words)
             if fed and not words:
-                _refuse("a command that xargs reads from its input")
+                raise _refused("a command that xargs reads from its input")
             fed = fed or name == "xargs"
         return None
 
     def _check_find(self, words: list[str], fed: bool, depth: int) -> None:
         if fed or any("$" in word for word in words):
-            _refuse("arguments of find that are not literal")
-        for place, word in enumerate(words):
-            if plain(word) in FIND_RUNS:
-                self._check_command(words[place + 1 :], depth + 1)
+            raise _refused("arguments of find that are not literal")
+        inner: list[str] | None = None
+        last = ""
+        for word in map(plain, words):
+            if inner is None:
+                inner = [] if word in FIND_RUNS else None
+            elif word == ";" or (word == "+" and last == "{}"):
+                self._check_command(inner, depth)
+                inner = None
+            else:
+                inner.append(quoted(word))
+            last = word
+        self._check_command(inner or [], depth)
 
     def _judge(self, word: str) -> str:
         name = _base_name(_literal(word))
         if not name or "{}" in name or name in NOT_JUDGED:
-            _refuse(f"{plain(word)!r}")
-        if self._denied is not None and name in self._denied:
-            _violation("command_denied", f"the command {name!r} is denied", name)
+            raise _refused(plain(word))
+        if name in self._denied:
+            raise _violation("command_denied", f"the command {name!r} is denied", name)
         if self._allowed is not None and name not in self._allowed:
-            _violation("command_not_allowed", f"the command {name!r} is not in the allow-list", name)
+            raise _violation("command_not_allowed", f"the command {name!r} is not in the allow-list", name)
         return name
 
 
 class Scanner:
     """Takes the quoting out of a shell string; `parts` are the string itself and each command substitution in it."""
 
-    def __init__(self, text: str, depth: int) -> None:
+    def __init__(self, text: str, depth: int, at: int = 0) -> None:
         self.parts: list[str] = []
-        self._text, self._depth, self._at = text, depth, 0
+        self._out: list[str] = []
+        self._text, self._depth, self._at = text, depth, at
 
-    def scan(self, closing: str = "") -> None:
-        """From the place reached to the end, or behind the unmatched `closing`."""
+    def scan(self, closing: str = "") -> int:
+        """To the end, or the unmatched `closing`; returns the place behind it."""
         if self._depth > MAX_NESTING:
-            _refuse("substitutions nested too deep")
-        out, open_parens = "", 0
+            raise _refused("substitutions nested too deep")
+        open_parens = 0
         while (char := self._next()) != closing or open_parens:
             open_parens += {"(": 1, ")": -1}.get(char, 0)
-            out = self._take(char, out)
-        self.parts.append(out)
+            self._take(char)
+        self.parts.append("".join(self._out))
+        return self._at
 
     def _next(self) -> str:
         """The next character; empty at the end."""
         self._at += 1
         return self._text[self._at - 1 : self._at]
 
-    def _take(self, char: str, out: str) -> str:
+    def _take(self, char: str) -> None:
         match char:
             case "":
-                _refuse("unbalanced quotes or parentheses")
+                raise _refused("unbalanced quotes or parentheses")
             case "'":
-                return out + quoted(self._until("'"))
+                self._out.append(quoted(self._until("'")))
             case '"':
-                return out + self._double_quoted()
+                self._double_quoted()
             case "\\":
-                return out + self._escaped()
-            case "`":
-                return out + self._backquoted(in_quotes=False)
-            case "$":
-                return out + self._dollar(in_quotes=False)
-            case "<" | ">":
-                return IO_NUMBER.sub("", out) + char
-            case "#" if not out or out[-1] in f" \t{OPERATOR_CHARS}":
-                _refuse("comments")
+                self._out.append(self._escaped())
+            case "`" | "$":
+                self._expansion(char, in_quotes=False)
+            case _:
+                self._unquoted(char)
+
+    def _unquoted(self, char: str) -> None:
+        if char == "#" and (not self._out or self._out[-1] in WORD_BREAKS):
+            raise _refused("comments")
         if not char.isprintable() and char not in "\t\n":
-            _refuse(f"the character {char!r}")
-        return out + char
+            raise _refused(f"the character {char!r}")
+        if char in "<>":
+            self._drop_descriptor()
+        self._out.append(char)
+
+    def _drop_descriptor(self) -> None:
+        """The 2 of `2>file` belongs to the operator."""
+        start = len(self._out)
+        while start and self._out[start - 1] in "0123456789":
+            start -= 1
+        if not start or self._out[start - 1] in WORD_BREAKS:
+            del self._out[start:]
 
     def _until(self, closing: str) -> str:
         end = self._text.find(closing, self._at)
         if end < 0:
-            _refuse("unbalanced quotes")
+            raise _refused("unbalanced quotes")
         inside, self._at = self._text[self._at : end], end + 1
         return inside
 
     def _escaped(self) -> str:
         char = self._next()
         if char in ("", "\n"):
-            _refuse("continued lines")
+            raise _refused("continued lines")
         return quoted(char)
 
-    def _double_quoted(self) -> str:
-        out = NO_CHAR
+    def _double_quoted(self) -> None:
+        self._out.append(NO_CHAR)
         while (char := self._next()) != '"':
-            match char:
-                case "":
-                    _refuse("unbalanced quotes")
-                case "$":
-                    out += self._dollar(in_quotes=True)
-                case "`":
-                    out += self._backquoted(in_quotes=True)
-                case "\\":
-                    escaped = self._escaped()
-                    out += escaped if plain(escaped) in '$`"\\' else quoted("\\") + escaped
-                case _:
-                    out += quoted(char)
-        return out
+            if char == "":
+                raise _refused("unbalanced quotes")
+            if char in "$`":
+                self._expansion(char, in_quotes=True)
+            elif char == "\\":
+                escaped = self._escaped()
+                self._out += [escaped] if plain(escaped) in '$`"\\' else [quoted(char), escaped]
+            else:
+                self._out.append(quoted(char))
 
-    def _dollar(self, in_quotes: bool) -> str:
-        """An expansion becomes a bare `$` and is never part of a name; the commands in it are parts of their own."""
-        rest = self._text[self._at :]
-        if rest.startswith(("((", "[")) or (rest.startswith(("'", '"')) and not in_quotes):
-            _refuse(f"${rest[0]}")
-        if rest.startswith("("):
-            self._at += 1
-            inner = Scanner(self._text, self._depth + 1)
-            inner._at = self._at
-            inner.scan(")")
-            self.parts += inner.parts
-            self._at = inner._at
-        elif rest.startswith("{"):
-            parameter = SIMPLE_PARAMETER.match(rest) or _refuse("${…} other than a name")
-            self._at += parameter.end()
-        return "$"
+    def _expansion(self, char: str, in_quotes: bool) -> None:
+        """Becomes a bare `$`, which is never part of a name; the commands in it are parts of their own."""
+        self._out.append("$")
+        if char == "`":
+            inside = self._until("`")
+            if "\\" in inside or (in_quotes and '"' in inside):
+                raise _refused("quoting within backquotes")
+            self._substitution(Scanner(inside, self._depth + 1), "")
+        elif self._text.startswith(("((", "["), self._at):
+            raise _refused("arithmetic")
+        elif self._text.startswith(("'", '"'), self._at) and not in_quotes:
+            raise _refused("quotes behind $")
+        elif self._text.startswith("(", self._at):
+            self._at = self._substitution(Scanner(self._text, self._depth + 1, self._at + 1), ")")
+        elif self._text.startswith("{", self._at):
+            parameter = PARAMETER.match(self._text, self._at)
+            if not parameter:
+                raise _refused("${…} with anything but a name")
+            self._at = parameter.end()
 
-    def _backquoted(self, in_quotes: bool) -> str:
-        inside = self._until("`")
-        if "\\" in inside or (in_quotes and '"' in inside):
-            _refuse("quoting within backquotes")
-        inner = Scanner(inside, self._depth + 1)
-        inner.scan()
+    def _substitution(self, inner: Scanner, closing: str) -> int:
+        end = inner.scan(closing)
         self.parts += inner.parts
-        return "$"
+        return end
 
 
 def simple_commands(part: str) -> Iterator[list[str]]:
@@ -522,14 +543,14 @@ def simple_commands(part: str) -> Iterator[list[str]]:
         for operator in OPERATORS.findall(token):
             is_definition = operator == "(" and not KEYWORDS.issuperset(words)
             if redirected or is_definition or operator not in SEPARATORS | REDIRECTIONS:
-                _refuse(f"{token!r}")
+                raise _refused(token)
             if operator in REDIRECTIONS:
                 redirected = True
             else:
                 yield words
                 words = []
     if redirected:
-        _refuse("a redirection to nothing")
+        raise _refused("a redirection to nothing")
     yield words
 
 
@@ -541,16 +562,16 @@ def plain(word: str) -> str:
     return word.translate(FROM_QUOTED)
 
 
-def _plain(text: str) -> str:
-    """Raises when the text itself has characters from where quoted ones are kept."""
+def _check_text(text: str) -> None:
+    if len(text) > MAX_JUDGED:
+        raise _refused(f"more than {MAX_JUDGED} characters")
     if any(SHIFT <= ord(char) <= ord(NO_CHAR) for char in text):
-        _refuse("characters for private use")
-    return text
+        raise _refused("characters for private use")
 
 
 def _literal(word: str) -> str:
-    if EXPANSION.search(word):
-        _refuse(f"the expansion in {plain(word)!r}")
+    if EXPANSION.search(word) and word != "[":
+        raise _refused(f"the expansion in {plain(word)!r}")
     return plain(word)
 
 
@@ -560,69 +581,63 @@ def _base_name(command: str) -> str:
 
 def _from_command_position(words: list[str]) -> list[str]:
     """Without the keywords, then the assignments, in front of a command."""
-    start = 0
-    while words[start:] and words[start] in KEYWORDS:
-        start += 1
-    while words[start:] and ASSIGNMENT.match(words[start]):
-        start += 1
-    return words[start:]
+    behind = dropwhile(ASSIGNMENT.match, dropwhile(KEYWORDS.__contains__, words))
+    return [*behind]
 
 
 def _unwrap(words: list[str], wrapper: Wrapper) -> list[str]:
     """The command in a wrapper's arguments; empty when there is none."""
-    left = iter(range(len(words)))
-    operands = wrapper.operands
-    for place in left:
-        word = _literal(words[place])
-        if word == "--":
-            operands += 0
-        elif word.startswith("-") and word != "-":
-            if _takes_next(word, wrapper):
-                _literal(words[next(left, place)])
-        elif not (wrapper.assignments and "=" in word):
-            if not operands:
-                return words[place:]
-            operands -= 1
+    operands, options_end = wrapper.operands, False
+    skip = False
+    for place, raw in enumerate(words):
+        word = _literal(raw)
+        if skip:
+            skip = False
+        elif word.startswith("-") and (options_end or word == "-"):
+            raise _refused(f"{word!r} in this place")
+        elif word.startswith("-"):
+            options_end = word == "--"
+            skip = not options_end and _takes_next(word, wrapper)
+        elif wrapper.assignments and "=" in word:
+            options_end = True
+        elif operands:
+            operands, options_end = operands - 1, True
+        else:
+            return words[place:]
     return []
 
 
 def _takes_next(option: str, wrapper: Wrapper) -> bool:
     """Whether the word behind the option is its value."""
     name, has_value, _ = option.partition("=")
-    if name.startswith("--"):
-        if name in wrapper.long and not has_value:
-            return False
-        if f"{name}=" in wrapper.long:
-            return not has_value
-    else:
-        letters = option[1:].lstrip(wrapper.flags)
-        if not letters or letters[0] in wrapper.values:
-            return len(letters) == 1
-    _refuse(f"the option {option!r}")
+    letters = option[1:].lstrip(wrapper.flags)
+    if name in wrapper.long and not has_value:
+        return False
+    if f"{name}=" in wrapper.long:
+        return not has_value
+    if letters and letters[0] not in wrapper.values:
+        raise _refused(f"the option {option!r}")
+    return len(letters) == 1
 
 
 def _string_of_shell(words: list[str]) -> str:
     """The string that a shell called with these arguments runs."""
-    has_string = False
-    left = iter(words)
-    for word in map(_literal, left):
-        if word in ("--norc", "--noprofile", "--posix", "--login", "--"):
-            continue
-        if not word.startswith(("-", "+")):
-            if has_string and "{}" not in word:
-                return word
+    has_string = skip = False
+    for word in map(_literal, words):
+        if skip or word in ("--norc", "--noprofile", "--posix", "--login"):
+            skip = False
+        elif not word.startswith(("-", "+")) and has_string and "{}" not in word:
+            return word
+        elif not word.startswith("-") or word == "-" or set(word[1:]) - set("aceflmouvxBCE"):
             break
-        if set(word[1:]) - set("aceflmouvxBCEH"):
-            break
-        has_string = has_string or "c" in word
-        if "o" in word:
-            next(left, None)
-    _refuse("a shell that is not given a literal string by -c")
+        else:
+            has_string, skip = has_string or "c" in word, "o" in word
+    raise _refused("a shell that is not given a literal string by -c")
 
 
-def _refuse(what: str) -> NoReturn:
-    _violation("command_not_parsed", f"cannot be judged while commands are restricted: {what}", what)
+def _refused(what: str) -> AsmError:
+    return _violation("command_not_parsed", f"cannot be judged while commands are restricted: {what}", what)
 
 
-def _violation(reason: str, message: str, command: str) -> NoReturn:
-    raise AsmError(ErrorCode.POLICY_VIOLATION, message, details={"reason": reason, "command": command})
+def _violation(reason: str, message: str, command: str) -> AsmError:
+    return AsmError(ErrorCode.POLICY_VIOLATION, message, details={"reason": reason, "command": command})

@@ -88,6 +88,7 @@ class Hub:
         self._watches: dict[str, set[BufferedWatch]] = {}
         self._listener: BusListener | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._closing = False
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Hub]:
@@ -107,6 +108,8 @@ class Hub:
     async def watch(self, session_id: str) -> AsyncIterator[BufferedWatch]:
         """A live end of the session. When it is entered the bus subscription stands, if the bus is there at all."""
         watch = BufferedWatch(self._buffer)
+        if self._closing:
+            watch.close()
         self._watches.setdefault(session_id, set()).add(watch)
         assert self._listener is not None, "the hub is not running"
         try:
@@ -124,7 +127,8 @@ class Hub:
         return sum(map(len, self._watches.values()))
 
     def close_watches(self) -> None:
-        """Tell every follower to end; new ones are not affected."""
+        """Tell every follower to end, and those that still come: this process shuts down."""
+        self._closing = True
         for watch in self._all():
             watch.close()
 

@@ -49,12 +49,15 @@ class Follower:
             Events in order, some at a time; an empty list at least every 15 s, as a sign of life.
 
         Raises:
-            AsmError: `session_not_found` at the first step; `storage_connection_failed` when the store stays away.
+            AsmError: `session_not_found` at the first step; `storage_connection_failed` when the store stays away;
+                `stream_closed` when this process shuts down.
         """
         await self.store.get_session(session_id, self.tenant_id)
+        clock = asyncio.get_running_loop().time
         async with self.hub.watch(session_id) as live:
             cursor = Cursor(where.after)
             missed = True
+            whole_at = clock()
             while not live.closing:
                 if missed:
                     async for frames in self._refill(session_id, cursor):
@@ -65,8 +68,11 @@ class Follower:
                 await live.wait(REORDER_S if cursor.has_gap else RESYNC_S if until_idle else HEARTBEAT_S)
                 arrived, missed = live.take()
                 ready = cursor.offer(arrived)
-                missed = missed or (cursor.has_gap and not arrived)
+                if ready or not cursor.has_gap:
+                    whole_at = clock()
+                missed = missed or clock() - whole_at >= REORDER_S  # also while later events keep coming
                 yield [frame for frame in ready if where.admits(frame)]
+        raise AsmError(ErrorCode.STREAM_CLOSED, "this process shuts down; resume the stream elsewhere")
 
     async def _refill(self, session_id: str, cursor: Cursor) -> AsyncIterator[Sequence[EventFrame]]:
         """Pages from the store until a short one. Unfiltered: only whole numbers show a gap."""
@@ -137,7 +143,7 @@ class Follower:
         Wait until nothing of the session is queued, in flight or parked. Does not stop new submits.
 
         Raises:
-            AsmError: `timeout`; the work goes on.
+            AsmError: `timeout`; the work goes on. `stream_closed` when this process shuts down.
         """
         status = await self.store.queue_status(session_id, self.tenant_id)
         try:

@@ -137,11 +137,12 @@ WITH clock AS (
 ), fleet AS (
   SELECT w.id, w.slots FROM asm_workers w, clock
    WHERE w.lost_at IS NULL AND NOT w.draining AND w.last_seen > clock.horizon AND w.started_at < clock.horizon
-), marks AS (
-  SELECT greatest(r.claimed_at, clock.horizon) AS at, 1 AS change FROM asm_runs r JOIN fleet f ON f.id = r.worker_id, clock
+), recent AS (
+  SELECT r.claimed_at, r.ended_at FROM asm_runs r JOIN fleet f ON f.id = r.worker_id, clock
    WHERE r.status = 'running' OR r.ended_at > clock.horizon
-  UNION ALL
-  SELECT r.ended_at, -1 FROM asm_runs r JOIN fleet f ON f.id = r.worker_id, clock WHERE r.ended_at > clock.horizon
+), marks AS (
+  SELECT greatest(claimed_at, clock.horizon) AS at, 1 AS change FROM recent, clock
+  UNION ALL SELECT ended_at, -1 FROM recent WHERE ended_at IS NOT NULL
 ), busiest AS (
   SELECT coalesce(max(level), 0) AS held FROM (
     SELECT sum(change) OVER (ORDER BY at, change ROWS UNBOUNDED PRECEDING) AS level FROM marks) levels
@@ -156,8 +157,8 @@ WITH clock AS (
   SELECT DISTINCT ON (session_id) session_id, id, created_at FROM asm_runs WHERE status = 'pending'
    ORDER BY session_id, submit_seq
 ), waiting AS (
-  SELECT h.id, h.session_id,
-         greatest(h.created_at, s.updated_at, rt.last_served_at, f.at, CASE WHEN m.name IS NOT NULL THEN lf.at END) AS since
+  SELECT h.id, h.session_id, greatest(h.created_at, s.updated_at, rt.last_served_at, f.at,
+                                      CASE WHEN m.name IS NOT NULL THEN lf.at END) AS since
     FROM heads h
     JOIN asm_sessions s ON s.id = h.session_id AND s.status IN ('pending', 'active')
     JOIN asm_session_runtime rt ON rt.session_id = h.session_id
@@ -246,7 +247,8 @@ async def inspect_database(database_url: str) -> AsyncIterator[SqlInspection]:
         connect_args={
             "application_name": "asm-verify",
             "connect_timeout": CONNECT_TIMEOUT_S,
-            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c default_transaction_read_only=on -c timezone=UTC",
+            "options": f"-c statement_timeout={STATEMENT_TIMEOUT_MS} -c timezone=UTC "
+            "-c default_transaction_read_only=on",
         },
     )
     try:
