@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -23,11 +26,14 @@ from asm_api.dev import POLL_S, DevOptions, Stack, free_port
 
 DEADLINE_S = 120.0
 
-MAKE_REPOSITORY = """
+WRITE_FILES = r"""
+printf 'def add(a, b):\n    return a + b\n' > calc.py
+printf 'from calc import add\nassert add(2, 3) == 5\nprint("1 check passed")\n' > check.py
+wc -l calc.py check.py
+"""
+COMMIT = """
 git init -q . && git config user.email demo@example.invalid && git config user.name demo
-printf 'def add(a, b):\\n    return a + b\\n' > calc.py
-printf 'from calc import add\\nassert add(2, 3) == 5\\nprint("1 check passed")\\n' > check.py
-git add -A && git commit -q -m 'A small calculator' && git log --oneline | wc -l
+git add -A && git commit -q -m 'A small calculator' && git log --oneline
 """
 
 Expected = tuple[str, str, dict[str, Any]]
@@ -86,7 +92,9 @@ class _Demo:
         repository = self._folder / "repository"
         repository.mkdir()
         session = await self._session("shell", "shell-agent", provider="shell")
-        commands = [MAKE_REPOSITORY, "git log --oneline", "python3 check.py", "python3 -c 'import calc; calc.sub'"]
+        python = shlex.quote(sys.executable)
+        commit = COMMIT if shutil.which("git") else "ls -l"
+        commands = [WRITE_FILES, commit, f"{python} check.py", f"{python} -c 'import calc; calc.sub'"]
         submitted = [
             await self._api.submit(session, {"command": "sh", "args": ["-c", command], "cwd": str(repository)})
             for command in commands

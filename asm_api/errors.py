@@ -20,7 +20,7 @@ PROBLEM = "application/problem+json"
 RETRY_AFTER_S = 1
 """What a client is told to wait when the error does not say."""
 MAX_DETAIL, MAX_NAME, MAX_PROBLEMS = 1_000, 100, 10
-"""Characters of a message, characters of a field's name, fields listed: a caller's own text is never sent back whole."""
+"""Characters of a message and of a field's name, fields listed: a caller's text is never sent back whole."""
 
 _E = ErrorCode
 
@@ -50,6 +50,7 @@ STATUS: Mapping[ErrorCode, int] = {
     _E.MAX_SESSIONS_EXCEEDED: 429,
     _E.RATE_LIMITED: 429,
     _E.CAPABILITY_NOT_SUPPORTED: 501,
+    _E.STREAM_CLOSED: 503,
     _E.STORAGE_CONNECTION_FAILED: 503,
     _E.MIGRATION_REQUIRED: 503,
 }

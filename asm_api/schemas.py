@@ -1,4 +1,4 @@
-"""What requests may say and what answers hold. Answers are written from the domain's own maps; their models document them."""
+"""What requests may say, and what answers hold: those are written from the domain's maps, the models document them."""
 
 from __future__ import annotations
 

@@ -16,7 +16,6 @@ from contextlib import aclosing
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from asm_core.bus.hub import Hub
 from asm_core.domain.errors import AsmError
 from asm_core.manager.subscribe import HEARTBEAT_S, Follower
 from asm_core.ports.store import EventFilter
@@ -26,7 +25,7 @@ log = logging.getLogger(__name__)
 PING_S = HEARTBEAT_S - 0.5
 """Silence after which a sign of life is sent; a little less than the follower's own beat, so that no beat is missed."""
 RETRY_MS = (1_000, 5_000)
-"""How long a browser waits before it comes back; spread, so that clients of a stopped server do not come all at once."""
+"""How long a browser waits before it comes back: spread, so that not all come at once."""
 PING, IDLE = b": ping\n\n", b": idle\n\n"
 
 
@@ -34,17 +33,14 @@ class EventStream(StreamingResponse):
     """
     Args:
         follower: reads on behalf of the client's tenant.
-        hub: knows whether this process shuts down.
         where: cursor and filter.
         until_idle: end when nothing is queued, in flight or parked.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(
-        self, follower: Follower, hub: Hub, session_id: str, where: EventFilter, *, until_idle: bool
-    ) -> None:
-        self._chunks = _chunks(follower, hub, session_id, where, until_idle)
+    def __init__(self, follower: Follower, session_id: str, where: EventFilter, *, until_idle: bool) -> None:
+        self._chunks = _chunks(follower, session_id, where, until_idle)
         super().__init__(self._chunks, headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,10 +49,10 @@ class EventStream(StreamingResponse):
 
 
 async def _chunks(
-    follower: Follower, hub: Hub, session_id: str, where: EventFilter, until_idle: bool
+    follower: Follower, session_id: str, where: EventFilter, until_idle: bool
 ) -> AsyncGenerator[bytes, None]:
     clock = asyncio.get_running_loop().time
-    yield b"retry: %d\n\n" % random.randint(*RETRY_MS)  # noqa: S311
+    yield b"retry: %d\n\n" % random.randint(*RETRY_MS)
     written_at = clock()
     try:
         async with aclosing(follower.follow(session_id, where, until_idle=until_idle)) as batches:
@@ -68,8 +64,6 @@ async def _chunks(
                 else:
                     continue
                 written_at = clock()
-    except AsmError as error:  # the headers are sent: end, the client resumes with its last id
-        log.warning("stream of %s ends early: %s", session_id, error)
-        return
-    if not hub.closing:
         yield IDLE
+    except AsmError as error:  # the headers are sent: end, the client resumes with its last id
+        log.info("stream of %s ends: %s", session_id, error)

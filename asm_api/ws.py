@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from fastapi import APIRouter, WebSocket
 from pydantic import ValidationError
-from starlette.websockets import WebSocketDisconnect
+from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from asm_api.auth import Tenant
 from asm_api.errors import invalid_request, problem_of
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 router = APIRouter(prefix="/v1/sessions/{session_id}", tags=["events"])
 
-GOING_AWAY, TRY_AGAIN = 1001, 1013
+TRY_AGAIN = 1013
 
 
 @router.websocket("/ws")
@@ -62,7 +62,7 @@ async def session_socket(
         answering.cancel()
         ends = await asyncio.gather(sending, answering, return_exceptions=True)
     for end in ends:
-        if isinstance(end, Exception) and not isinstance(end, WebSocketDisconnect):
+        if isinstance(end, Exception) and not isinstance(end, WebSocketDisconnect | WebSocketDisconnected):
             raise end
 
 
@@ -74,16 +74,15 @@ def _check_origin(socket: WebSocket, deps: Deps) -> None:
 
 
 async def _send_events(socket: WebSocket, deps: Deps, desk: Desk, where: EventFilter) -> None:
+    """Until the store fails or this process shuts down; then the client comes back with its cursor."""
     try:
         async with aclosing(deps.follower(desk.tenant_id).follow(desk.session_id, where)) as batches:
             async for frames in batches:
                 for frame in frames:
                     await socket.send_text(f'{{"event":{frame.body.decode()}}}')
     except AsmError as error:
-        log.warning("socket of %s ends early: %s", desk.session_id, error)
+        log.info("socket of %s ends: %s", desk.session_id, error)
         await socket.close(TRY_AGAIN)
-        return
-    await socket.close(GOING_AWAY)
 
 
 async def _answer_requests(socket: WebSocket, desk: Desk) -> None:

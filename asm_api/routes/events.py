@@ -24,10 +24,10 @@ PollMs = Annotated[int, Query(ge=0, le=MAX_POLL_MS, description="How long to wai
 
 
 def event_types(
-    type: Annotated[list[str], Query(description="Repeated, or separated by commas.")] = [],  # noqa: A002, B006
+    type: Annotated[list[str] | None, Query(description="Repeated, or separated by commas.")] = None,
 ) -> tuple[str, ...]:
     """Raises AsmError `invalid_event_type`: a filter that can never match is a mistake."""
-    names = [name.strip() for given in type for name in given.split(",") if name.strip()]
+    names = [name.strip() for given in type or () for name in given.split(",") if name.strip()]
     for name in names:
         if not valid_type(name):
             message = f"query.type: unknown event type {name[:80]!r}; one of: {', '.join(EventType)}"
@@ -74,7 +74,7 @@ async def stream_events(
     """Every event behind the cursor, then each as it is stored. `id:` is the sequence number."""
     await deps.store.get_session(session_id, tenant_id)
     where = EventFilter(after=after if last_event_id is None else last_event_id, types=types, run_id=run_id)
-    return EventStream(deps.follower(tenant_id), deps.hub, session_id, where, until_idle=until == "idle")
+    return EventStream(deps.follower(tenant_id), session_id, where, until_idle=until == "idle")
 
 
 def _page(frames: list[EventFrame], after: int, latest: int) -> bytes:

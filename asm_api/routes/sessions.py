@@ -80,9 +80,7 @@ async def cancel_session(
 
 
 @router.post("/{session_id}/drain", response_model=QueueAnswer)
-async def drain_session(
-    session_id: str, deps: Wired, tenant_id: Tenant, body: DrainRequest | None = None
-) -> Response:
+async def drain_session(session_id: str, deps: Wired, tenant_id: Tenant, body: DrainRequest | None = None) -> Response:
     """Wait until nothing is queued, in flight or parked. Does not stop new submits; 408 when the time is over."""
     await deps.follower(tenant_id).drain(session_id, timeout_s=(body or DrainRequest()).timeout_s)
     return answer(_queue_map(await deps.store.queue_status(session_id, tenant_id)))

@@ -9,7 +9,7 @@ dropped, and where a number is missing the store is read again. Waiting for a ru
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from asm_core.domain.cursor import Cursor
@@ -37,7 +37,7 @@ class Follower:
 
     async def follow(
         self, session_id: str, where: EventFilter, *, until_idle: bool = False
-    ) -> AsyncIterator[Sequence[EventFrame]]:
+    ) -> AsyncGenerator[Sequence[EventFrame], None]:
         """
         The session's events behind `where.after`, for as long as the caller iterates.
 
@@ -66,15 +66,18 @@ class Follower:
                 if until_idle and await self._is_idle(session_id, cursor):
                     return
                 await live.wait(REORDER_S if cursor.has_gap else RESYNC_S if until_idle else HEARTBEAT_S)
+                if not cursor.has_gap:
+                    whole_at = clock()
                 arrived, missed = live.take()
                 ready = cursor.offer(arrived)
-                if ready or not cursor.has_gap:
+                if ready:
                     whole_at = clock()
-                missed = missed or clock() - whole_at >= REORDER_S  # also while later events keep coming
+                # by time, not by silence: later events may keep coming all the while
+                missed = missed or (cursor.has_gap and clock() - whole_at >= REORDER_S)
                 yield [frame for frame in ready if where.admits(frame)]
         raise AsmError(ErrorCode.STREAM_CLOSED, "this process shuts down; resume the stream elsewhere")
 
-    async def _refill(self, session_id: str, cursor: Cursor) -> AsyncIterator[Sequence[EventFrame]]:
+    async def _refill(self, session_id: str, cursor: Cursor) -> AsyncGenerator[Sequence[EventFrame], None]:
         """Pages from the store until a short one. Unfiltered: only whole numbers show a gap."""
         while True:
             page = await self.store.get_events(session_id, self.tenant_id, EventFilter(after=cursor.position), PAGE)

@@ -198,6 +198,9 @@ class SqlSessionStore:
         except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as cause:
             name = type(getattr(cause, "orig", cause)).__name__
             raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({name})") from cause
+        except sa.exc.DataError as cause:
+            name = type(cause.orig).__name__
+            raise AsmError(ErrorCode.VALIDATION_ERROR, f"the store refused a value ({name})") from cause
         except sa.exc.SQLAlchemyError as cause:
             raise AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({type(cause).__name__})") from cause
 

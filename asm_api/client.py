@@ -1,0 +1,522 @@
+"""
+Clients of a remote ASM server.
+
+`AsyncAsmClient` is the one implementation; `AsmClient` is the same for code without an event loop, through a portal to
+a loop of its own. Both return the server's JSON as it is, and raise the server's problems as `AsmError`.
+
+What may safely be sent twice is: reads, cancels, and submits (each carries an idempotency key). These survive a lost
+connection or a server that restarts. `follow` and `wait` go on across outages of up to `reconnect_s`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from functools import partial, update_wrapper
+from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+from uuid import uuid4
+
+import anyio
+import httpx2
+from anyio.from_thread import start_blocking_portal
+
+from asm_core.domain.errors import AsmError, ErrorCode, valid_code
+from asm_core.domain.lifecycle import TERMINAL_RUNS
+from asm_core.wire import dumps, loads
+
+Json = dict[str, Any]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_SERVER = "http://127.0.0.1:8420"
+CONNECT_TIMEOUT_S = 5.0
+RETRY_S = 2.0
+"""How long one call is tried again."""
+RECONNECT_S = 60.0
+"""How long `follow` and `wait` try to reach a server that they had reached before."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
+POLL_S = 25.0
+"""One long poll of `wait`."""
+SILENCE_S = 45.0
+"""A stream without as much as a ping for this long is dead (the server pings every 15 s)."""
+SYNC_BUFFER = 100
+"""Events that `AsmClient.follow` reads ahead."""
+_GATEWAY = (502, 503, 504)
+_TRANSIENT = (ErrorCode.STORAGE_CONNECTION_FAILED, ErrorCode.STREAM_CLOSED)
+
+
+class ServerUnreachable(AsmError):
+    """Nobody answers at the server's address, or the connection broke before the answer came."""
+
+    def __init__(self, url: str, cause: str, *, was_sent: bool = True) -> None:
+        super().__init__(
+            ErrorCode.INTERNAL_ERROR,
+            f"cannot reach the server at {url} ({cause}); start one with `asm dev`, or set ASM_SERVER",
+            details={"reason": "server_unreachable", "url": url},
+        )
+        self.was_sent = was_sent
+        """Whether the server may have acted on the request."""
+
+
+class AsyncAsmClient:
+    """
+    Args:
+        base_url: of the server, `http://…` or `https://…`.
+        api_key: sent as a bearer token.
+        timeout_s: for one answer, beside what a call waits for by itself.
+        reconnect_s: how long `follow` and `wait` bear an outage of a server that they had reached.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_SERVER,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        reconnect_s: float = RECONNECT_S,
+    ) -> None:
+        if not base_url.startswith(("http://", "https://")):
+            message = f"a server's address begins with http:// or https://, not {base_url!r}"
+            raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "base_url"})
+        self.base_url = base_url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._reconnect_s = reconnect_s
+        self._http = httpx2.AsyncClient(
+            headers={"Authorization": f"Bearer {api_key}"} if api_key else None,
+            timeout=httpx2.Timeout(timeout_s, connect=CONNECT_TIMEOUT_S),
+            limits=httpx2.Limits(max_connections=None, max_keepalive_connections=20),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def create_session(self, /, agent_id: str, **fields: Any) -> Json:
+        """
+        Args:
+            fields: `provider, model, context, metadata, tags, max_concurrent_runs, max_queued_runs`.
+        """
+        return await self._call("POST", "/v1/sessions", json={"agent_id": agent_id} | fields, repeatable=False)
+
+    async def get_session(self, session_id: str) -> Json:
+        return await self._call("GET", f"/v1/sessions/{session_id}")
+
+    async def list_sessions(
+        self,
+        *,
+        status: str | None = None,
+        agent_id: str | None = None,
+        tag: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Json:
+        """`{sessions, cursor}`, newest first."""
+        params = {"status": status, "agent_id": agent_id, "tag": tag, "limit": limit, "cursor": cursor}
+        return await self._call("GET", "/v1/sessions", params=params)
+
+    async def pause_session(self, session_id: str) -> Json:
+        return await self._change(session_id, "pause")
+
+    async def resume_session(self, session_id: str) -> Json:
+        return await self._change(session_id, "resume")
+
+    async def complete_session(self, session_id: str, *, queued: str = "refuse") -> Json:
+        """
+        Args:
+            queued: `refuse` (queued runs prevent it) or `cancel` (they end with the session).
+        """
+        return await self._change(session_id, "complete", {"queued": queued})
+
+    async def cancel_session(self, session_id: str, *, queued: str = "refuse") -> Json:
+        """
+        Args:
+            queued: as of `complete_session`; with `cancel`, runs in flight are asked to stop too.
+        """
+        return await self._change(session_id, "cancel", {"queued": queued})
+
+    async def drain_session(self, session_id: str, *, timeout_s: float = 60.0) -> Json:
+        """Wait until the session is idle; its queue status. Raises `timeout`."""
+        body = {"timeout_s": timeout_s}
+        return await self._call("POST", f"/v1/sessions/{session_id}/drain", json=body, waits_s=timeout_s)
+
+    async def submit(
+        self, /, session_id: str, input: Mapping[str, Any], *, idempotency_key: str | None = None, **options: Any
+    ) -> Json:
+        """
+        Queue a run; repeated by itself when the answer is lost, without queuing a second one.
+
+        Args:
+            input: `{"prompt": "…"}`, `{"messages": […]}` or what the provider takes.
+            idempotency_key: made up when omitted.
+            options: `provider, model, timeout_ms, queue_timeout_ms, max_attempts, on_worker_lost, metadata`.
+
+        Returns:
+            `{id, session_id, status, position, replayed}`
+
+        Raises:
+            AsmError: `session_not_found`, `validation_error`, `invalid_input`, `max_runs_exceeded`, `already_exists`,
+                `invalid_operation`, `payload_too_large`, `storage_connection_failed`.
+        """
+        return await self._submit(f"/v1/sessions/{session_id}/runs", {"input": input} | options, idempotency_key)
+
+    async def submit_once(
+        self, /, input: Mapping[str, Any], *, idempotency_key: str | None = None, **options: Any
+    ) -> Json:
+        """Queue a run with a session of its own. As `submit`, with the options `agent_id` and `context` beside."""
+        return await self._submit("/v1/runs", {"input": input} | options, idempotency_key)
+
+    async def get_run(self, run_id: str) -> Json:
+        return await self._call("GET", f"/v1/runs/{run_id}")
+
+    async def list_runs(
+        self,
+        *,
+        session_id: str | None = None,
+        status: str | None = None,
+        provider: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Json:
+        """`{runs, cursor}`, newest first."""
+        params = {"session_id": session_id, "status": status, "provider": provider, "limit": limit, "cursor": cursor}
+        return await self._call("GET", "/v1/runs", params=params)
+
+    async def wait(self, run_id: str, timeout_s: float = 3_600.0) -> Json:
+        """
+        The run, once it has ended.
+
+        Raises:
+            AsmError: `timeout`, `run_not_found`; ServerUnreachable when the server stays away.
+        """
+        deadline = time.monotonic() + timeout_s
+        patience = _Patience(RETRY_S)
+        while True:
+            poll_s = min(max(0.0, deadline - time.monotonic()), POLL_S)
+            try:
+                run = await self._once("GET", f"/v1/runs/{run_id}/wait", params={"timeout_s": poll_s}, waits_s=poll_s)
+            except AsmError as error:
+                await patience.pause(error)
+                continue
+            patience = _Patience(self._reconnect_s)
+            if run["status"] in TERMINAL_RUNS:
+                return run
+            if time.monotonic() >= deadline:
+                message = f"run {run_id} is still {run['status']} after {timeout_s:g} s"
+                raise AsmError(ErrorCode.TIMEOUT, message, details={"run_id": run_id, "status": run["status"]})
+
+    async def cancel(self, run_id: str) -> Json:
+        """`{id, session_id, status}`: a queued run has ended, one in flight soon will."""
+        return await self._call("POST", f"/v1/runs/{run_id}/cancel")
+
+    async def interrupt(self, run_id: str) -> Json:
+        """As `cancel`, for runs in flight only. Raises `invalid_operation`."""
+        return await self._call("POST", f"/v1/runs/{run_id}/interrupt", repeatable=False)
+
+    async def events(
+        self,
+        session_id: str,
+        *,
+        after: int = 0,
+        before: int | None = None,
+        limit: int = 100,
+        types: Sequence[str] = (),
+        run_id: str | None = None,
+        since: str | None = None,
+        wait_ms: int = 0,
+    ) -> Json:
+        """`{events, next_after, latest}`. With `wait_ms`, an empty page waits for an event."""
+        params = {
+            "after": after,
+            "before": before,
+            "limit": limit,
+            "type": ",".join(types) or None,
+            "run_id": run_id,
+            "since": since,
+            "wait_ms": wait_ms,
+        }
+        return await self._call("GET", f"/v1/sessions/{session_id}/events", params=params, waits_s=wait_ms / 1000)
+
+    async def follow(
+        self,
+        session_id: str,
+        after: int = 0,
+        types: Sequence[str] = (),
+        run_id: str | None = None,
+        until_idle: bool = False,
+    ) -> AsyncGenerator[Json, None]:
+        """
+        Every event behind `after`, then each as it is stored: none lost, none twice, across lost connections and
+        restarts of the server.
+
+        Args:
+            until_idle: end when everything is delivered and nothing is queued, in flight or parked.
+
+        Raises:
+            AsmError: `session_not_found`; ServerUnreachable when the server stays away.
+        """
+        params = {"type": ",".join(types) or None, "run_id": run_id, "until": "idle" if until_idle else None}
+        path = f"/v1/sessions/{session_id}/events/stream"
+        position, patience = after, _Patience(RETRY_S)
+        while True:
+            try:
+                async with aclosing(self._stream(path, params, position)) as frames:
+                    async for frame in frames:
+                        patience = _Patience(self._reconnect_s)
+                        if frame.comment == "idle":
+                            return
+                        if frame.number > position:
+                            position = frame.number
+                            yield loads(frame.data)
+                error: AsmError = ServerUnreachable(self.base_url, "the stream ended")
+            except AsmError as failure:
+                error = failure
+            await patience.pause(error)
+
+    async def queue(self, session_id: str) -> Json:
+        """What is in flight and queued, and the session's limits."""
+        return await self._call("GET", f"/v1/sessions/{session_id}/queue")
+
+    async def stats(self) -> Json:
+        """Sessions and runs by status, events, and the fleet's workers."""
+        return await self._call("GET", "/v1/stats")
+
+    async def providers(self) -> Json:
+        return await self._call("GET", "/v1/providers")
+
+    async def health(self) -> Json:
+        """Whether the server answers at all. Raises ServerUnreachable."""
+        return await self._call("GET", "/healthz")
+
+    async def ready(self) -> Json:
+        """Whether the server has what it needs. Raises `storage_connection_failed`, naming what is missing."""
+        return await self._once("GET", "/readyz")
+
+    async def _change(self, session_id: str, operation: str, body: Json | None = None) -> Json:
+        return await self._call("POST", f"/v1/sessions/{session_id}/{operation}", json=body, repeatable=False)
+
+    async def _submit(self, path: str, body: Json, key: str | None) -> Json:
+        headers = {"Idempotency-Key": key or uuid4().hex}
+        return await self._call("POST", path, json=body, headers=headers)
+
+    async def _call(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> Json:
+        """One request, again when that helps; one that is not repeatable only if it was never sent."""
+        patience = _Patience(RETRY_S)
+        while True:
+            try:
+                return await self._once(method, path, **request)
+            except AsmError as error:
+                was_sent = not isinstance(error, ServerUnreachable) or error.was_sent
+                if was_sent and not repeatable:
+                    raise
+                await patience.pause(error)
+
+    async def _once(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        headers: Mapping[str, str] | None = None,
+        waits_s: float = 0.0,
+    ) -> Json:
+        """
+        Args:
+            waits_s: how long the server may wait on purpose before it answers.
+        """
+        headers = dict(headers or {})
+        if json is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            response = await self._http.request(
+                method,
+                self.base_url + path,
+                params=_given(params),
+                content=dumps(json) if json is not None else None,
+                headers=headers,
+                timeout=httpx2.Timeout(self._timeout_s + waits_s, connect=CONNECT_TIMEOUT_S),
+            )
+        except httpx2.TransportError as cause:
+            raise self._unreachable(cause) from cause
+        self._check(response)
+        value: Json = loads(response.content)
+        return value
+
+    async def _stream(self, path: str, params: Mapping[str, Any], after: int) -> AsyncGenerator[_Frame, None]:
+        """Frames until the connection ends. Raises AsmError."""
+        headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
+        timeout = httpx2.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, read=SILENCE_S)
+        try:
+            async with self._http.stream(
+                "GET", self.base_url + path, params=_given(params), headers=headers, timeout=timeout
+            ) as response:
+                if response.is_error:
+                    await response.aread()
+                self._check(response)
+                rest = b""
+                async for chunk in response.aiter_bytes():
+                    *blocks, rest = (rest + chunk).split(b"\n\n")
+                    for block in blocks:
+                        yield _Frame.parse(block)
+        except httpx2.TransportError as cause:
+            raise self._unreachable(cause) from cause
+
+    def _check(self, response: httpx2.Response) -> None:
+        """Raises what the server answered, unless it is a success."""
+        if not response.is_error:
+            return
+        try:
+            problem = loads(response.content)
+            code, detail, details = problem["code"], problem["detail"], problem["details"]
+        except (ValueError, KeyError, TypeError):
+            if response.status_code in _GATEWAY:
+                raise ServerUnreachable(self.base_url, f"a gateway answered {response.status_code}") from None
+            message = f"{response.request.url} answered {response.status_code} without saying why"
+            raise AsmError(ErrorCode.INTERNAL_ERROR, message, details={"status": response.status_code}) from None
+        raise AsmError(code if valid_code(code) else ErrorCode.UNKNOWN_ERROR, detail, details=details)
+
+    def _unreachable(self, cause: httpx2.TransportError) -> ServerUnreachable:
+        was_sent = not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
+        return ServerUnreachable(self.base_url, type(cause).__name__, was_sent=was_sent)
+
+
+class _Patience:
+    """Pauses between tries, growing and jittered, until `budget_s` have passed since the first failure."""
+
+    def __init__(self, budget_s: float) -> None:
+        self._budget_s = budget_s
+        self._failed_at: float | None = None
+        self._pause_s = FIRST_PAUSE_S
+
+    async def pause(self, error: AsmError) -> None:
+        """Raises the error when it will not pass, or when patience is exhausted."""
+        now = time.monotonic()
+        self._failed_at = self._failed_at or now
+        will_pass = isinstance(error, ServerUnreachable) or error.code in _TRANSIENT
+        if not will_pass or now - self._failed_at >= self._budget_s:
+            raise error
+        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+
+class _Frame(NamedTuple):
+    """One block of an event stream; written by our server, so its form is known."""
+
+    number: int = 0
+    data: bytes = b""
+    comment: str = ""
+
+    @classmethod
+    def parse(cls, block: bytes) -> _Frame:
+        lines = (line.partition(b": ") for line in block.split(b"\n"))
+        fields = {name: value for name, _, value in lines}
+        return cls(int(fields.get(b"id", 0)), fields.get(b"data", b""), fields.get(b"", b"").decode())
+
+
+def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {name: value for name, value in (params or {}).items() if value is not None}
+
+
+def _blocking(
+    method: Callable[Concatenate[AsyncAsmClient, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[AsmClient, P], T]:
+    """The same method for callers without an event loop."""
+
+    def call(self: AsmClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        result: T = self._portal.call(partial(method, self._client, *args, **kwargs))
+        return result
+
+    update_wrapper(call, method)
+    return call
+
+
+class AsmClient:
+    """
+    `AsyncAsmClient` for code without an event loop, with the same arguments and methods; usable from any thread.
+
+    It runs a loop in a thread of its own until it is closed.
+    """
+
+    def __init__(
+        self,
+        base_url: str = DEFAULT_SERVER,
+        api_key: str | None = None,
+        timeout_s: float = 30.0,
+        reconnect_s: float = RECONNECT_S,
+    ) -> None:
+        self._client = AsyncAsmClient(base_url, api_key, timeout_s, reconnect_s)
+        self.base_url = self._client.base_url
+        self._running = start_blocking_portal(name="asm-client")
+        self._portal = self._running.__enter__()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End what is still being followed, and the loop. Harmless when repeated."""
+        with suppress(RuntimeError):  # closed before
+            self._portal.call(self._client.close)
+            self._portal.call(self._portal.stop, True)
+            self._running.__exit__(None, None, None)
+
+    create_session = _blocking(AsyncAsmClient.create_session)
+    get_session = _blocking(AsyncAsmClient.get_session)
+    list_sessions = _blocking(AsyncAsmClient.list_sessions)
+    pause_session = _blocking(AsyncAsmClient.pause_session)
+    resume_session = _blocking(AsyncAsmClient.resume_session)
+    complete_session = _blocking(AsyncAsmClient.complete_session)
+    cancel_session = _blocking(AsyncAsmClient.cancel_session)
+    drain_session = _blocking(AsyncAsmClient.drain_session)
+    submit = _blocking(AsyncAsmClient.submit)
+    submit_once = _blocking(AsyncAsmClient.submit_once)
+    get_run = _blocking(AsyncAsmClient.get_run)
+    list_runs = _blocking(AsyncAsmClient.list_runs)
+    wait = _blocking(AsyncAsmClient.wait)
+    cancel = _blocking(AsyncAsmClient.cancel)
+    interrupt = _blocking(AsyncAsmClient.interrupt)
+    events = _blocking(AsyncAsmClient.events)
+    queue = _blocking(AsyncAsmClient.queue)
+    stats = _blocking(AsyncAsmClient.stats)
+    providers = _blocking(AsyncAsmClient.providers)
+    health = _blocking(AsyncAsmClient.health)
+    ready = _blocking(AsyncAsmClient.ready)
+
+    def follow(
+        self,
+        session_id: str,
+        after: int = 0,
+        types: Sequence[str] = (),
+        run_id: str | None = None,
+        until_idle: bool = False,
+    ) -> Iterator[Json]:
+        """As `AsyncAsmClient.follow`. Leaving the iteration ends the stream."""
+        source = self._client.follow(session_id, after, types, run_id, until_idle)
+        send, receive = anyio.create_memory_object_stream[Json](SYNC_BUFFER)
+
+        async def pump() -> None:
+            async with send, aclosing(source):
+                async for event in source:
+                    await send.send(event)
+
+        pumping = self._portal.start_task_soon(pump)
+        try:
+            while True:
+                try:
+                    yield self._portal.call(receive.receive)
+                except anyio.EndOfStream:
+                    break
+            pumping.result()
+        finally:
+            pumping.cancel()
+            with suppress(RuntimeError):  # the client was closed meanwhile
+                self._portal.call(receive.aclose)

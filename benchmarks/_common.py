@@ -1,0 +1,144 @@
+"""
+What the benchmarks share: a stack of their own, statistics, and the one JSON object that each prints.
+
+The stack is Postgres with fsync, Redis, and as many processes of ASM as asked for. Nothing of it is left behind.
+Figures of a shared machine are only worth their ratios: each stands beside a limit measured in the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+import psycopg
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the checkout, where ASM is not installed
+
+from asm_api.dev import Child, free_port
+from asm_api.wiring import Deps, open_deps
+from asm_core.clock import SystemClock, new_id
+from asm_core.config import Settings
+from asm_core.devservers import start_postgres, start_redis
+from asm_core.domain.session import DEFAULT_TENANT, Session
+from asm_core.manager.submit import RunRequest
+from asm_core.stores.sql.migrate import migrate
+
+TENANT = DEFAULT_TENANT
+READY_TIMEOUT_S = 60.0
+POLL_S = 0.002
+SMALL = "--small" in sys.argv
+
+
+class Stack:
+    """Servers that run, and children on demand; start them from the main thread, with which they end."""
+
+    def __init__(self, folder: Path, database_url: str, redis_url: str, chosen: dict[str, Any]) -> None:
+        self.folder = folder
+        self.settings = Settings(database_url=database_url, redis_url=redis_url, **chosen)
+        self.db = psycopg.connect(database_url, autocommit=True)
+        given = {"database_url": database_url, "redis_url": redis_url, "log_level": "WARNING", **chosen}
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("ASM_")}
+        self.environment |= {f"ASM_{name.upper()}": str(value) for name, value in given.items()}
+        self.children: list[Child] = []
+
+    def value(self, query: str, *params: Any) -> Any:
+        """The first column of the first row, or None."""
+        row = self.db.execute(query, params, prepare=False).fetchone()
+        return row[0] if row else None
+
+    def start(self, name: str, command: Sequence[str]) -> psutil.Process:
+        child = Child(name, [sys.executable, *command], self.folder / f"{name}.log", self.environment)
+        self.children.append(child)
+        return psutil.Process(child.process.pid)
+
+    def worker(self, name: str = "worker", concurrency: int = 100) -> psutil.Process:
+        """A worker process; returns when it is registered."""
+        process = self.start(name, ["-m", "asm_api.cli", "worker", "--concurrency", str(concurrency), "--name", name])
+        until(lambda: self.value("SELECT 1 FROM asm_workers WHERE pid = %s AND lost_at IS NULL", process.pid))
+        return process
+
+    def api(self) -> tuple[psutil.Process, int]:
+        """An API process and its port; returns when it accepts connections."""
+        port = free_port()
+        process = self.start("api", ["-m", "asm_api.cli", "api", "--port", str(port)])
+        until(lambda: any(c.status == "LISTEN" for c in process.net_connections()))
+        return process, port
+
+    def stop(self) -> None:
+        self.db.close()
+        for child in self.children:
+            child.process.kill()
+            child.process.wait()
+
+
+@contextmanager
+def stack(**chosen: Any) -> Iterator[Stack]:
+    """A fresh migrated database and a Redis, with further settings for every process."""
+    with ExitStack() as exits:
+        folder = Path(exits.enter_context(tempfile.TemporaryDirectory(prefix="asm-bench-")))
+        postgres = start_postgres(folder / "postgres", durable=True)
+        exits.callback(postgres.discard)
+        redis = start_redis(folder / "redis", durable=True)
+        exits.callback(redis.discard)
+        migrate(postgres.url)
+        made = Stack(folder, postgres.url, redis.url, chosen)
+        exits.callback(made.stop)
+        yield made
+
+
+@asynccontextmanager
+async def client(settings: Settings) -> AsyncIterator[Deps]:
+    """The managers as an API process has them, without HTTP."""
+    async with open_deps(settings) as deps:
+        yield deps
+
+
+async def new_session(deps: Deps) -> str:
+    session = Session.new(id=new_id("ses"), now=SystemClock().now(), agent_id="bench")
+    return (await deps.sessions.create(session)).id
+
+
+async def submit(deps: Deps, session_id: str, script: Sequence[dict[str, Any]], **fields: Any) -> str:
+    request = RunRequest(input={"script": [*script]}, **fields)
+    return (await deps.submitter.submit(session_id, TENANT, request)).run_id
+
+
+def until(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S) -> Any:
+    """What `holds` answers, as soon as that is true. Raises TimeoutError."""
+    deadline = time.monotonic() + timeout_s
+    while not (answer := holds()):
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        time.sleep(POLL_S)
+    return answer
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def spread(values: Sequence[float], scale: float = 1.0) -> dict[str, float]:
+    """Minimum, median, 99th percentile, maximum, and how many."""
+    ordered = sorted(values)
+    at = {"min": 0, "p50": len(ordered) // 2, "p99": min(len(ordered) - 1, len(ordered) * 99 // 100), "max": -1}
+    return {name: digits(ordered[place] * scale) for name, place in at.items()} | {"n": len(ordered)}
+
+
+def digits(value: float) -> float:
+    """Four significant ones; more would pretend."""
+    return float(f"{value:.4g}")
+
+
+def report(benchmark: str, **figures: Any) -> None:
+    """The benchmark's one JSON object on stdout."""
+    machine = {"cpus": os.cpu_count(), "load_1m": digits(os.getloadavg()[0]), "python": sys.version.split()[0]}
+    print(json.dumps({"benchmark": benchmark, "small": SMALL, "machine": machine} | figures, indent=2))

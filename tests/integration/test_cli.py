@@ -1,0 +1,266 @@
+"""The `asm` command: help, usage, exit codes; a whole `asm dev` as its user sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+from asm_api.dev import free_port
+
+ASM = [sys.executable, "-m", "asm_api.cli"]
+HEAVY = (
+    "celery",
+    "sqlalchemy",
+    "fastapi",
+    "alembic",
+    "psycopg",
+    "redis",
+    "pydantic",
+    "anthropic",
+    "openai",
+    "rich.live",
+)
+GONE_WITHIN_S = 15.0
+
+
+def asm(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*ASM, *arguments], capture_output=True, text=True, timeout=120, env=os.environ | (env or {}))
+
+
+def eventually(holds: Callable[[], bool], within_s: float = 45.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not holds():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.05)
+
+
+def test_help_imports_nothing_heavy() -> None:
+    """`asm --help` is instant because the heavy packages stay inside the commands."""
+    code = f"import sys, asm_api.cli; print([name for name in {HEAVY!r} if name in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (("wait", "run_x", "--server", "http://127.0.0.1:9"), 3),
+        (("sessions", "--server", "http://127.0.0.1:9"), 3),
+        (("tail", "ses_x", "--server", "http://127.0.0.1:9"), 3),
+        (("run",), 2),
+        (("runs", "--limit", "0"), 2),
+        (("no-such-command",), 2),
+        (("verify", "--database-url", "postgresql://127.0.0.1:9/x"), 3),
+        (("migrate", "--database-url", "postgresql://127.0.0.1:9/x"), 3),
+    ],
+)
+def test_errors_are_one_line_with_an_exit_code(arguments: tuple[str, ...], code: int) -> None:
+    """A service that cannot be reached is exit 3, wrong usage 2; never a traceback."""
+    answer = asm(*arguments)
+    assert answer.returncode == code, answer.stderr
+    assert "Traceback" not in answer.stderr
+    if code == 3:
+        assert len(answer.stderr.strip().splitlines()) == 1
+
+
+def test_a_bad_setting_is_named() -> None:
+    """The variable, not a stack of validation errors."""
+    answer = asm("migrate", env={"ASM_BEAT_INTERVAL_MS": "soon"})
+    assert answer.returncode == 2
+    assert "ASM_BEAT_INTERVAL_MS" in answer.stderr
+
+
+class Dev:
+    """A running `asm dev`."""
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.port = free_port()
+        self.flower_port = free_port()
+        self._file = folder / "dev.json"
+        command = [*ASM, "dev", "--port", str(self.port), "--data-dir", str(folder), *options]
+        self.process = subprocess.Popen(
+            [*command, "--flower-port", str(self.flower_port)],
+            stdout=subprocess.PIPE, text=True, env=os.environ | {"ASM_PROFILE": "fast"}, cwd=folder,
+        )  # fmt: skip
+        assert self.process.stdout is not None
+        self.said = []
+        while not self.said or not self.said[-1].startswith("ready"):
+            line = self.process.stdout.readline()
+            assert line, f"asm dev ended: {self.said}"
+            self.said.append(line.strip())
+        self.url = f"http://127.0.0.1:{self.port}"
+
+    @property
+    def description(self) -> dict[str, Any]:
+        return json.loads(self._file.read_text())
+
+    def pids(self) -> list[int]:
+        pids = self.description["pids"]
+        return [pids["api"], pids["postgres"], pids["redis"], pids["flower"], *pids["workers"]]
+
+    def asm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return asm(*arguments, env={"ASM_SERVER": self.url})
+
+    def get(self, path: str) -> Any:
+        with urlopen(f"{self.url}{path}", timeout=5) as answer:
+            return json.loads(answer.read())
+
+    def answers(self) -> bool:
+        try:
+            return self.get("/readyz")["status"] == "ready"
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module")
+def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
+    folder = tmp_path_factory.mktemp("dev")
+    (folder / "something-else").write_text("the folder may be non-empty")
+    running = Dev(folder, "--workers", "2", "--concurrency", "10")
+    yield running
+    if running.process.poll() is None:
+        running.process.terminate()
+        running.process.wait(GONE_WITHIN_S)
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+
+
+def test_dev_says_what_it_started_and_where(dev: Dev) -> None:
+    """One line per server with version and origin, then the ready line; dev.json names every process."""
+    assert dev.said[-1] == f"ready {dev.url}"
+    assert any(line.startswith("postgres ") for line in dev.said)
+    assert set(dev.description) == {"api_url", "database_url", "redis_url", "flower_url", "pids"}
+    assert all(psutil.pid_exists(pid) for pid in dev.pids())
+    assert len(dev.description["pids"]["workers"]) == 2
+
+
+def test_run_follows_a_run_and_reports_its_end(dev: Dev) -> None:
+    """`asm run` prints the stream and exits 0; a failed command exits 1 with its reason."""
+    good = dev.asm("run", "hello there")
+    assert good.returncode == 0, good.stderr
+    assert "hello there" in good.stdout and "run_completed" in good.stdout
+    bad = dev.asm("run", "-p", "shell", "echo out; exit 4")
+    assert bad.returncode == 1
+    assert "tool_execution_failed" in bad.stdout
+
+
+def test_submit_wait_tail_and_lists(dev: Dev) -> None:
+    """The commands print what a person reads, and with --json what a program does."""
+    submitted = json.loads(dev.asm("submit", "one", "--json").stdout)
+    row = json.loads(dev.asm("wait", submitted["id"], "--json").stdout)
+    assert row["status"] == "completed" and row["output"]["content"] == "one"
+    lines = dev.asm("tail", submitted["session_id"], "--json").stdout.splitlines()
+    assert [json.loads(line)["sequence_number"] for line in lines] == list(range(1, len(lines) + 1))
+    assert "session_completed" in dev.asm("tail", submitted["session_id"]).stdout
+    assert submitted["id"] in [run["id"] for run in json.loads(dev.asm("runs", "--json").stdout)["runs"]]
+    assert submitted["session_id"] in dev.asm("sessions").stdout
+    assert dev.asm("wait", "run_unknown").returncode == 1
+
+
+def test_cancel_stops_a_run_in_flight(dev: Dev, tmp_path: Path) -> None:
+    """`asm cancel` ends a run that sleeps; `asm wait` then exits 1."""
+    script = tmp_path / "input.json"
+    script.write_text(json.dumps({"script": [{"sleep_ms": 600_000}]}))
+    run_id = dev.asm("submit", "--input", str(script)).stdout.strip()
+    eventually(lambda: dev.get(f"/v1/runs/{run_id}")["status"] == "running")
+    assert dev.asm("cancel", run_id).returncode == 0
+    waited = dev.asm("wait", run_id)
+    assert waited.returncode == 1 and waited.stdout.startswith("cancelled")
+
+
+def test_flower_shows_one_task_per_run(dev: Dev) -> None:
+    """Through Flower's own HTTP API: uuid is the run id, args name the session, state and runtime are the run's."""
+    submitted = json.loads(dev.asm("submit", "for flower", "--json").stdout)
+    failed = json.loads(dev.asm("submit", "-p", "shell", "exit 1", "--json").stdout)
+    for run in (submitted, failed):
+        dev.asm("wait", run["id"])
+
+    def tasks() -> dict[str, Any]:
+        with urlopen(f"http://127.0.0.1:{dev.flower_port}/api/tasks", timeout=5) as answer:
+            return json.loads(answer.read())
+
+    def shown() -> bool:
+        seen = tasks()
+        return (
+            seen.get(submitted["id"], {}).get("state") == "SUCCESS"
+            and seen.get(failed["id"], {}).get("state") == "FAILURE"
+        )
+
+    eventually(shown)
+    seen = tasks()
+    task = seen[submitted["id"]]
+    assert task["name"] == "asm.run" and submitted["session_id"] in task["args"] and task["runtime"] > 0
+    assert seen[failed["id"]]["exception"] == "tool_execution_failed"
+    assert {entry["name"] for entry in seen.values()} == {"asm.run"}
+
+
+def test_verify_finds_the_database_sound(dev: Dev) -> None:
+    """After all of the above the invariants hold."""
+    answer = asm("verify", "--database-url", dev.description["database_url"], "--json")
+    assert answer.returncode == 0, answer.stdout
+    json.loads(answer.stdout)
+
+
+def test_doctor_finds_everything_in_order(dev: Dev) -> None:
+    """Each part with a line; exit 0 when all is well, 1 with remedies when it is not."""
+    found = dev.description
+    env = {"ASM_DATABASE_URL": found["database_url"], "ASM_REDIS_URL": found["redis_url"]}
+    assert asm("doctor", env=env).returncode == 0
+    nothing = asm(
+        "doctor", env={"ASM_DATABASE_URL": "postgresql://127.0.0.1:9/x", "ASM_REDIS_URL": "redis://127.0.0.1:9"}
+    )
+    assert nothing.returncode == 1 and "-> " in nothing.stdout
+
+
+def test_a_killed_child_is_started_again(dev: Dev) -> None:
+    """API, worker, Redis and Postgres killed at once: dev.json names the new ones, runs go on."""
+    before = dev.description["pids"]
+    killed = [before["api"], before["workers"][0], before["redis"], before["postgres"]]
+    for pid in killed:
+        os.kill(pid, signal.SIGKILL)
+    eventually(lambda: not set(killed) & set(dev.pids()) and all(psutil.pid_exists(pid) for pid in dev.pids()))
+    eventually(dev.answers)
+    assert dev.asm("run", "after the crash").returncode == 0
+
+
+def test_nothing_is_left_after_term(dev: Dev) -> None:
+    """TERM ends the whole tree within 15 s."""
+    pids = dev.pids()
+    family = {child.pid for child in psutil.Process(dev.process.pid).children(recursive=True)}
+    dev.process.terminate()
+    assert dev.process.wait(GONE_WITHIN_S) == 0
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in {*pids, *family}))
+
+
+def test_nothing_is_left_after_kill(tmp_path: Path) -> None:
+    """Even SIGKILL of `asm dev` leaves no process behind."""
+    running = Dev(tmp_path, "--workers", "1")
+    family = {child.pid for child in psutil.Process(running.process.pid).children(recursive=True)}
+    running.process.kill()
+    running.process.wait()
+    assert running.process.stdout is not None
+    running.process.stdout.close()
+    eventually(lambda: not any(psutil.pid_exists(pid) for pid in family), GONE_WITHIN_S)
+
+
+def test_a_taken_port_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    """Nothing is started; the message says what to do."""
+    import socket
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        answer = asm("dev", "--port", str(taken.getsockname()[1]), "--data-dir", str(tmp_path / "data"))
+    assert answer.returncode == 2
+    assert "--port" in answer.stderr
