@@ -13,7 +13,11 @@ from asm_core.domain.fields import timestamp_text, to_jsonable
 
 
 def dumps(value: Any) -> bytes:
-    return orjson.dumps(value, default=to_jsonable, option=orjson.OPT_NON_STR_KEYS)
+    """What the encoder refuses (a huge integer, a lone surrogate, endless nesting) is made plain first; never raises."""
+    try:
+        return orjson.dumps(value, default=to_jsonable, option=orjson.OPT_NON_STR_KEYS)
+    except orjson.JSONEncodeError:
+        return orjson.dumps(to_jsonable(value))
 
 
 def dumps_text(value: Any) -> str:

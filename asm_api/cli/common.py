@@ -21,6 +21,10 @@ ApiKey = Annotated[
 ]
 DatabaseUrl = Annotated[str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…")]
 
+WHOLE = ("id", "session_id", "status")
+"""Columns that are never broken, so that an id can be copied."""
+PIPE_WIDTH = 240
+
 DEFAULT_SERVER = "http://127.0.0.1:8420"
 
 
@@ -69,10 +73,10 @@ def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> No
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
-        table.add_column(column.replace("_", " "), overflow="fold")
+        table.add_column(column.replace("_", " "), no_wrap=column in WHOLE, overflow="ellipsis")
     for row in rows:
         table.add_row(*(cell(row.get(column)) for column in columns))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def cell(value: object) -> str:

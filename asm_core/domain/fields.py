@@ -14,6 +14,9 @@ from typing import Any
 MAX_DEPTH = 64
 """Nesting below this level is cut, so that hostile input cannot exhaust the stack."""
 
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+"""What the encoder takes as an integer."""
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -24,8 +27,10 @@ def clean_text(text: str) -> str:
 
 def to_jsonable(value: Any, depth: int = 0) -> Any:
     """`value` as plain JSON: text keys, enum values, ISO times, sorted sets, no NaN, no NUL. Never raises."""
-    if value is None or (isinstance(value, bool | int) and not isinstance(value, Enum)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, int) and not isinstance(value, Enum):
+        return value if MIN_INTEGER <= value <= MAX_INTEGER else _nearest_float(value)
     if isinstance(value, str) and not isinstance(value, Enum):
         return clean_text(value)
     if isinstance(value, float):
@@ -45,7 +50,7 @@ def _scalar_to_jsonable(value: Any, depth: int) -> Any:
     if isinstance(value, datetime):
         return timestamp_text(value)
     if isinstance(value, Decimal):
-        return float(value)
+        return to_jsonable(float(value))
     if isinstance(value, set | frozenset):
         return sorted((to_jsonable(item, depth + 1) for item in value), key=str)
     if isinstance(value, bytes | bytearray | memoryview):
@@ -55,6 +60,14 @@ def _scalar_to_jsonable(value: Any, depth: int) -> Any:
     if isinstance(value, BaseException):
         return type(value).__name__
     return clean_text(str(value))
+
+
+def _nearest_float(value: int) -> float | None:
+    """Like an infinite float, what no float can hold becomes null."""
+    try:
+        return float(value)
+    except OverflowError:
+        return None
 
 
 def timestamp_text(at: datetime) -> str:
