@@ -166,6 +166,8 @@ class RunAnswer(Answer):
     provider_metadata: dict[str, Any]
     attempt: int
     position: int | None
+    worker_id: str | None
+    """Who holds it, or held it last."""
     created_at: datetime
     started_at: datetime | None
     ended_at: datetime | None

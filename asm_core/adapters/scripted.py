@@ -166,8 +166,12 @@ def _check_step(step: object, where: str, allow_crash: bool) -> None:
         "sleep_ms": _whole(value, 0, MAX_WAIT_MS),
         "fail": isinstance(value, Mapping)
         and valid_code(value.get("code"))
+        and isinstance(value.get("message") or "", str)
+        and _whole(value.get("retry_after_ms", 0), 0, MAX_WAIT_MS)
         and _whole(step.get("fail_attempts", 1), 0, 99),
-        "emit": isinstance(value, Mapping) and isinstance(value.get("type"), str),
+        "emit": isinstance(value, Mapping)
+        and isinstance(value.get("type"), str)
+        and isinstance(value.get("data") or {}, Mapping),
         "crash": value == "sigkill",
     }
     if not checks[kind] or not _whole(step.get("delay_ms", 0), 0, MAX_WAIT_MS):

@@ -297,6 +297,7 @@ REDIRECTIONS = frozenset(("<", ">", ">>", ">|", "<>", ">&", "<&"))
 KEYWORDS = frozenset(("!", "{", "}", "if", "then", "elif", "else", "fi", "while", "until", "do", "done"))
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
 EXPANSION = re.compile(r"[$*?\[\]{}~]")
+DESCRIPTOR = re.compile(r"[0-9]-?|-")
 PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
 TEXT_RUNNERS = ("eval", ".", "source", "alias", "trap", "fc", "bind", "complete", "compgen", "mapfile", "readarray")
@@ -469,11 +470,13 @@ class Scanner:
         self._out.append(char)
 
     def _drop_descriptor(self) -> None:
-        """The 2 of `2>file` belongs to the operator."""
+        """The 2 of `2>file` belongs to the operator; of `22>file` only to that of some shells."""
         start = len(self._out)
         while start and self._out[start - 1] in "0123456789":
             start -= 1
         if not start or self._out[start - 1] in WORD_BREAKS:
+            if len(self._out) - start > 1:
+                raise _refused("the number of a file descriptor above 9")
             del self._out[start:]
 
     def _until(self, closing: str) -> str:
@@ -534,18 +537,20 @@ def simple_commands(part: str) -> Iterator[list[str]]:
     lexer.whitespace, lexer.commenters, lexer.quotes, lexer.escape = " \t", "", "", ""
     lexer.whitespace_split = True
     words: list[str] = []
-    redirected = False
+    redirected = ""
     for token in lexer:
         if token[0] not in OPERATOR_CHARS:
+            if redirected.endswith("&") and not DESCRIPTOR.fullmatch(token):  # bash may expand a quoted one once more
+                raise _refused(f"{redirected} to anything but a descriptor")
             words += [] if redirected else [token]
-            redirected = False
+            redirected = ""
             continue
         for operator in OPERATORS.findall(token):
             is_definition = operator == "(" and not KEYWORDS.issuperset(words)
             if redirected or is_definition or operator not in SEPARATORS | REDIRECTIONS:
                 raise _refused(token)
             if operator in REDIRECTIONS:
-                redirected = True
+                redirected = operator
             else:
                 yield words
                 words = []

@@ -34,13 +34,17 @@ class Cursor:
     def offer(self, frames: Iterable[EventFrame]) -> list[EventFrame]:
         """The frames that can be delivered now, in order, given these arrived live."""
         for frame in frames:
-            if frame.sequence_number > self.position and len(self._held) < MAX_HELD:
+            if self._has_room_for(frame.sequence_number):
                 self._held[frame.sequence_number] = frame
         ready = []
         while self.position + 1 in self._held:
             self.position += 1
             ready.append(self._held.pop(self.position))
         return ready
+
+    def _has_room_for(self, number: int) -> bool:
+        """The next one always gets in: it lets the held ones out."""
+        return number == self.position + 1 or (number > self.position and len(self._held) < MAX_HELD)
 
     def refill(self, frames: Iterable[EventFrame]) -> list[EventFrame]:
         """The frames that can be delivered now, given these were read from the store behind the position."""

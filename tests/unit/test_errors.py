@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
@@ -173,3 +175,21 @@ def test_a_lost_lease_is_no_asm_error() -> None:
     """STYLE §7: it is not a failure, so nothing that catches failures catches it."""
     assert not isinstance(LeaseLost("run_1"), AsmError)
     assert str(LeaseLost("run_1")) == "the lease of run_1 is gone"
+
+
+async def test_a_lost_lease_passes_through_context_managers() -> None:
+    """contextlib writes the traceback of what passes; an exception that forbids it would be replaced by another."""
+
+    @contextmanager
+    def plain() -> Iterator[None]:
+        yield
+
+    @asynccontextmanager
+    async def awaited() -> AsyncIterator[None]:
+        yield
+
+    with pytest.raises(LeaseLost):
+        async with AsyncExitStack() as stack:
+            await stack.enter_async_context(awaited())
+            with plain():
+                raise LeaseLost("run_1")

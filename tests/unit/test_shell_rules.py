@@ -152,6 +152,8 @@ UNCLEAR = [
     "[[ -f x ]]",
     "coproc ls",
     "ls >",
+    "ls >&'$(rm)' x",
+    "timeout -s KILL 52>&1 rm",
     "ls\u00a0rm",
     "ls \ue072\ue06d",
     "env -S 'ls'",

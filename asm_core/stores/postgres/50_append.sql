@@ -25,17 +25,21 @@ BEGIN
   IF v_runs IS NULL THEN RETURN; END IF;
   PERFORM 1 FROM asm_session_sequences WHERE session_id = ANY (v_sessions) ORDER BY session_id FOR UPDATE;
   WITH seen AS MATERIALIZED (SELECT o.id FROM asm_events o WHERE o.id = ANY (v_ids)),
+  batch AS MATERIALIZED (  -- its columns, not `b`: event rows that drag their whole batch along are quadratic in its size
+    SELECT b->>'session' session, b->>'run' run, b->>'tenant' tenant, (b->>'fence')::bigint fence,
+           (b->>'attempt')::int attempt, b->'events' events, bo
+      FROM jsonb_array_elements(p_batch) WITH ORDINALITY x(b, bo) WHERE b->>'run' = ANY (v_runs)),
   input AS MATERIALIZED (
-    SELECT b, e, row_number() OVER (PARTITION BY b->>'session' ORDER BY bo, eo) n
-      FROM jsonb_array_elements(p_batch) WITH ORDINALITY x(b, bo), jsonb_array_elements(b->'events') WITH ORDINALITY y(e, eo)
-     WHERE b->>'run' = ANY (v_runs) AND NOT EXISTS (SELECT 1 FROM seen WHERE seen.id = e->>'id')),
+    SELECT session, run, tenant, fence, attempt, e, row_number() OVER (PARTITION BY session ORDER BY bo, eo) n
+      FROM batch, jsonb_array_elements(events) WITH ORDINALITY y(e, eo)
+     WHERE NOT EXISTS (SELECT 1 FROM seen WHERE seen.id = e->>'id')),
   added AS (
     INSERT INTO asm_events (id, tenant_id, type, "timestamp", session_id, run_id, fence, attempt, sequence_number, data,
                             metadata, schema_version, provider, correlation_id, stored_at)
-    SELECT e->>'id', b->>'tenant', e->>'type', (e->>'timestamp')::timestamptz, b->>'session', b->>'run',
-           (b->>'fence')::bigint, (b->>'attempt')::int, q.last_sequence + n, e->'data', e->'metadata',
+    SELECT e->>'id', tenant, e->>'type', (e->>'timestamp')::timestamptz, session, run, fence, attempt,
+           q.last_sequence + n, e->'data', e->'metadata',
            (e->>'schema_version')::int, e->>'provider', e->>'correlation_id', clock_timestamp()
-      FROM input JOIN asm_session_sequences q ON q.session_id = b->>'session'
+      FROM input JOIN asm_session_sequences q ON q.session_id = session
     RETURNING session_id, sequence_number)
   UPDATE asm_session_sequences q SET last_sequence = m.top, updated_at = clock_timestamp()
     FROM (SELECT session_id, max(sequence_number) top FROM added GROUP BY 1) m WHERE q.session_id = m.session_id;

@@ -1,0 +1,58 @@
+"""FM-02: a worker is frozen past its lease and comes back, believing that it still holds its runs."""
+
+from __future__ import annotations
+
+from asm_core.domain.lifecycle import RunStatus
+from tests.fixtures.faults import eventually
+from tests.fixtures.fleet import TAKEOVER_S, Fleet
+
+STREAM = {"say": " ".join(map(str, range(80))), "chunks": 80, "delay_ms": 40}
+
+
+async def test_zombie_worker_leaves_no_trace_and_works_again(fleet: Fleet) -> None:
+    """Nothing it writes after the takeover is stored or seen; it registers under a new id and takes new runs."""
+    [zombie] = await fleet.start(1)
+    failing, repeating = await fleet.session(), await fleet.session()
+    fleet.follow(failing)
+    fleet.follow(repeating)
+    lost = await fleet.submit(failing, STREAM)
+    repeated = await fleet.submit(repeating, STREAM, on_worker_lost="retry")
+    for run_id in (lost, repeated):
+        await fleet.emitted(run_id, "message_streamed", at_least=5)
+    zombie.stop()
+    [other] = await fleet.add_workers(1)
+    await fleet.emitted(repeated, "error_recovered")
+    assert (await fleet.ended(lost)).status is RunStatus.FAILED
+    log_of_lost = await fleet.log(failing)
+
+    zombie.cont()
+    await fleet.registered([zombie])
+    run = await fleet.ended(repeated)
+    assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
+    assert await fleet.log(failing) == log_of_lost
+
+    other.kill()
+    again = await fleet.submit(failing, {"say": "back at work"})
+    assert (await fleet.ended(again)).status is RunStatus.COMPLETED
+    await fleet.ends_well()
+
+
+async def test_zombie_without_a_successor_gets_nothing_through_either(fleet: Fleet) -> None:
+    """Frozen alone, it sweeps its own dead self when it wakes up; what it then holds is not what it held."""
+    [worker] = await fleet.start(1)
+    session = await fleet.session()
+    fleet.follow(session)
+    lost = await fleet.submit(session, STREAM)
+    await fleet.emitted(lost, "message_streamed", at_least=5)
+    worker.stop()
+
+    async def is_silent() -> None:
+        [row] = await fleet.sql("SELECT clock_timestamp() - last_seen > interval '4 s' AS is_silent FROM asm_workers")
+        assert row["is_silent"]
+
+    await eventually(is_silent, TAKEOVER_S)
+    worker.cont()
+    assert (await fleet.ended(lost)).is_terminal
+    following = await fleet.submit(session, {"say": "next"})
+    assert (await fleet.ended(following)).status is RunStatus.COMPLETED
+    await fleet.ends_well()
