@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -11,10 +12,13 @@ from fastapi.exceptions import RequestValidationError, WebSocketRequestValidatio
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asm_core.domain.errors import CODES, AsmError, ErrorCode
 from asm_core.domain.fields import to_jsonable
 from asm_core.wire import dumps
+
+log = logging.getLogger(__name__)
 
 PROBLEM = "application/problem+json"
 RETRY_AFTER_S = 1
@@ -107,7 +111,8 @@ def invalid_request(problems: Sequence[Mapping[str, Any]]) -> AsmError:
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Turn every exception that leaves a route into a problem. The unexpected ones the server logs with their trace."""
+    """Turn every exception that leaves a route into a problem."""
+    app.add_middleware(UnexpectedErrors)
 
     @app.exception_handler(AsmError)
     async def of_asm(_: HTTPConnection, error: AsmError) -> Response:
@@ -127,9 +132,33 @@ def install_error_handlers(app: FastAPI) -> None:
         message = f"{method} {_clipped(connection.url.path, MAX_NAME)}: {error.detail}"
         return problem_response(AsmError(code, message), error.status_code, error.headers)
 
-    @app.exception_handler(Exception)
-    async def of_anything(_: HTTPConnection, __: Exception) -> Response:
-        return problem_response(AsmError(ErrorCode.INTERNAL_ERROR, "the request failed; the server's log says why"))
+
+class UnexpectedErrors:
+    """Answers 500 to what nobody foresaw and logs it with its trace; the connection stays usable."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        has_begun = False
+
+        async def send_noting(message: Message) -> None:
+            nonlocal has_begun
+            has_begun = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting)
+        except Exception:
+            if scope["type"] != "http" or has_begun:
+                raise
+            log.exception("%s %s failed", scope["method"], scope["path"])
+            await problem_response(unexpected())(scope, receive, send)
+
+
+def unexpected() -> AsmError:
+    """What a client is told about a failure that is ours."""
+    return AsmError(ErrorCode.INTERNAL_ERROR, "the request failed; the server's log says why")
 
 
 def _name_of(path: Sequence[object]) -> str:

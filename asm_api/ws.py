@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from starlette.websockets import WebSocketDisconnect, WebSocketDisconnected
 
 from asm_api.auth import Tenant
-from asm_api.errors import invalid_request, problem_of
+from asm_api.errors import invalid_request, problem_of, unexpected
 from asm_api.routes import Filter
 from asm_api.routes.events import After, Types
 from asm_api.routes.runs import control_map, submitted_map
@@ -113,7 +113,7 @@ class Desk:
             error = refusal
         except Exception:
             log.exception("a request on the socket of %s failed", self.session_id)
-            error = AsmError(ErrorCode.INTERNAL_ERROR, "the request failed; the server's log says why")
+            error = unexpected()
         return {"error": problem_of(error)} | reference
 
     def _operation(self, name: object) -> Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]:

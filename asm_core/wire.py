@@ -13,7 +13,7 @@ from asm_core.domain.fields import timestamp_text, to_jsonable
 
 
 def dumps(value: Any) -> bytes:
-    """Never raises: what the encoder refuses (a huge integer, a lone surrogate, endless nesting) is made plain first."""
+    """Never raises: what the encoder refuses (huge integers, lone surrogates, endless nesting) is made plain first."""
     try:
         return orjson.dumps(value, default=to_jsonable, option=orjson.OPT_NON_STR_KEYS)
     except orjson.JSONEncodeError:

@@ -65,10 +65,7 @@ async def handle_wakeup(session_id: str, deps: Deps) -> str:
     if deps.leases.draining:
         deps.wakeups.wake([session_id])
         return "draining"
-    async with deps.damper(session_id) as entered:
-        if not entered:
-            return "damped"
-        claim = await deps.queue.claim(session_id, deps.leases.worker_id)
+    claim = await _claim(session_id, deps)
     deps.wakeups.wake(claim.wake)
     if isinstance(claim, NotClaimed):
         return claim.reason
@@ -78,6 +75,15 @@ async def handle_wakeup(session_id: str, deps: Deps) -> str:
         except LeaseLost as lost:
             log.warning("fenced: %s", lost)
             return "fenced"
+
+
+async def _claim(session_id: str, deps: Deps) -> Claimed | NotClaimed:
+    """Between this and holding the lease nothing may be awaited: the beat would see a lease that nobody holds."""
+    with deps.leases.claiming(session_id):
+        async with deps.damper(session_id) as entered:
+            if not entered:
+                return NotClaimed("damped")
+            return await deps.queue.claim(session_id, deps.leases.worker_id)
 
 
 async def _execute(claim: Claimed, signals: RunSignals, deps: Deps) -> str:

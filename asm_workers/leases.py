@@ -23,6 +23,7 @@ import os
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -82,6 +83,7 @@ class LeaseKeeper:
         self._hand_back = hand_back
         self._beat = PostgresBeat(settings.database_url)
         self._held: dict[Key, Held] = {}
+        self._claiming: Counter[str] = Counter()
         self._strikes: dict[Key, int] = {}
         self._empty = asyncio.Event()
         self._empty.set()
@@ -116,6 +118,17 @@ class LeaseKeeper:
         )
         self._confirmed_at = time.monotonic()
         log.info("registered as %s with %d slots", self.worker_id, self.slots)
+
+    @contextmanager
+    def claiming(self, session_id: str) -> Iterator[None]:
+        """A claim in this session is under way: a lease of it may exist whose answer is not here yet."""
+        self._claiming[session_id] += 1
+        try:
+            yield
+        finally:
+            self._claiming[session_id] -= 1
+            if not self._claiming[session_id]:
+                del self._claiming[session_id]
 
     @contextmanager
     def hold(self, claim: Claimed) -> Iterator[RunSignals]:
@@ -200,9 +213,10 @@ class LeaseKeeper:
         for key, lease in known.items():
             if key in self._held and lease.cancel_kind:
                 self._held[key].signals.stop(StopCause.CANCELLED)
-        self._count_strikes(
-            {key: lease for key, lease in known.items() if key not in self._held and key not in asked_with}
-        )
+        self._count_strikes({key: lease for key, lease in known.items() if self._is_unknown(key, lease, asked_with)})
+
+    def _is_unknown(self, key: Key, lease: HeldLease, asked_with: frozenset[Key]) -> bool:
+        return key not in self._held and key not in asked_with and lease.session_id not in self._claiming
 
     def _count_strikes(self, unknown: dict[Key, HeldLease]) -> None:
         self._strikes = {key: self._strikes.get(key, 0) + 1 for key in unknown}

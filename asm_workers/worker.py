@@ -22,8 +22,10 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 
 from asm_core.config import Settings
+from asm_core.domain.errors import AsmError
 from asm_workers.app import CANARY_TASK, VERSION, WAKEUP_TASK, build_app, canary_queue, shard_queues
 from asm_workers.loop import RunLoop
+from asm_workers.pool import WakingPool
 from asm_workers.wiring import Worker, open_worker
 
 log = logging.getLogger(__name__)
@@ -100,7 +102,11 @@ class WorkerProcess:
             if version != VERSION:
                 log.warning("a wakeup of version %s is not for this worker", version)
                 return "unknown_version"
-            return loop.run(worker.handle(session_id))
+            try:
+                return loop.run(worker.handle(session_id))
+            except AsmError as error:  # the store is away: the sweeper wakes the session again
+                log.warning("wakeup of %s came to nothing: %s", session_id, error)
+                return error.code
 
         @app.task(name=CANARY_TASK, send_events=False, ignore_result=True)
         def canary() -> None:
@@ -112,7 +118,7 @@ class WorkerProcess:
         self._app.conf.task_queues = [*self._app.conf.task_queues, self._own_queue]
         return self._app.Worker(
             hostname=self._node,
-            pool_cls="threads",
+            pool_cls=WakingPool,
             concurrency=self._slots,
             queues=[*shard_queues(self._settings), self._own_queue.name],
             loglevel=self._settings.log_level,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Header, Query, Response
+from starlette.responses import StreamingResponse
 
 from asm_api.auth import Tenant
 from asm_api.routes import JSON, Filter, Limit
@@ -60,7 +61,7 @@ async def list_events(
     return Response(_page(page, after, latest), media_type=JSON)
 
 
-@router.get("/stream", response_class=EventStream)
+@router.get("/stream", response_class=StreamingResponse, responses={200: {"content": {EventStream.media_type: {}}}})
 async def stream_events(
     session_id: str,
     deps: Wired,

@@ -279,7 +279,7 @@ class AsmError(Exception):
         )
 
 
-@dataclass(frozen=True)
+@dataclass(unsafe_hash=True)  # not frozen: contextlib writes the traceback of what passes through it
 class LeaseLost(Exception):
     """The run belongs to another worker now: write nothing more about it, leave."""
 

@@ -24,6 +24,7 @@ from asm_core.wire import dumps, request_hash
 DEFAULT_PROVIDER = "scripted"
 DEFAULT_REPEATS = 3
 """Attempts of a run that may be repeated after a lost worker."""
+MAX_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,19 +105,17 @@ class Submitter:
         return RunOptions(
             provider=provider,
             model=request.model or session.model,
-            timeout_ms=_timeout(request.timeout_ms),
-            queue_timeout_ms=request.queue_timeout_ms,
+            timeout_ms=_within(request.timeout_ms, "timeout_ms", MAX_TIMEOUT_MS) or DEFAULT_TIMEOUT_MS,
+            queue_timeout_ms=_within(request.queue_timeout_ms, "queue_timeout_ms", MAX_TIMEOUT_MS),
             max_attempts=_attempts(request),
             on_worker_lost=OnWorkerLost(request.on_worker_lost),
         )
 
 
-def _timeout(timeout_ms: int | None) -> int:
-    if timeout_ms is None:
-        return DEFAULT_TIMEOUT_MS
-    if not 1 <= timeout_ms <= MAX_TIMEOUT_MS:
-        raise _invalid("timeout_ms", f"must be from 1 to {MAX_TIMEOUT_MS} (seven days), not {timeout_ms}")
-    return timeout_ms
+def _within(value: int | None, field_name: str, most: int) -> int | None:
+    if value is not None and not 1 <= value <= most:
+        raise _invalid(field_name, f"must be from 1 to {most}, not {value}")
+    return value
 
 
 def _attempts(request: RunRequest) -> int:
@@ -124,11 +123,10 @@ def _attempts(request: RunRequest) -> int:
     if request.on_worker_lost not in OnWorkerLost._value2member_map_:
         raise _invalid("on_worker_lost", f"must be one of {', '.join(OnWorkerLost)}, not {request.on_worker_lost!r}")
     repeats = request.on_worker_lost != OnWorkerLost.FAIL
-    if request.max_attempts is None:
-        return DEFAULT_REPEATS if repeats else 1
-    if repeats and request.max_attempts == 1:
+    attempts = _within(request.max_attempts, "max_attempts", MAX_ATTEMPTS)
+    if repeats and attempts == 1:
         raise _invalid("max_attempts", f"must be at least 2 with on_worker_lost={request.on_worker_lost}, not 1")
-    return request.max_attempts
+    return attempts or (DEFAULT_REPEATS if repeats else 1)
 
 
 def _invalid(field_name: str, problem: str) -> AsmError:

