@@ -95,6 +95,8 @@ class ApiServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         self._app.state.deps.hub.close_watches()
         await super().shutdown(sockets)
+        for connection in [*self.server_state.connections]:  # of clients that do not read what they asked for
+            connection.transport.abort()
 
 
 class BodyLimit:

@@ -53,6 +53,7 @@ STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 def main(argv: list[str]) -> int:
     control, grace_ms, lc_ctype, cwd, *command = argv[1:]
+    posix.set_inheritable(int(control), False)
     is_subreaper = prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = watch_signals()
     restore_locale(lc_ctype)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from concurrent.futures import Future
 from typing import Any
 
-from celery.concurrency.thread import ApplyResult, TaskPool
+from celery.concurrency.thread import TaskPool
 from kombu.asynchronous import get_event_loop
 
 
 class WakingPool(TaskPool):
-    def on_apply(self, *args: Any, **kwargs: Any) -> ApplyResult:
+    def on_apply(self, *args: Any, **kwargs: Any) -> Any:
         result = super().on_apply(*args, **kwargs)
         result.f.add_done_callback(_wake_consumer)
         return result

@@ -72,11 +72,12 @@ class Stack:
         until(lambda: any(c.status == "LISTEN" for c in process.net_connections()))
         return process, port
 
-    def stop(self) -> None:
-        self.db.close()
+    def stop_children(self) -> None:
+        """At once; what they held is of no interest any more."""
         for child in self.children:
             child.process.kill()
             child.process.wait()
+        self.children.clear()
 
 
 @contextmanager
@@ -90,7 +91,8 @@ def stack(**chosen: Any) -> Iterator[Stack]:
         exits.callback(redis.discard)
         migrate(postgres.url)
         made = Stack(folder, postgres.url, redis.url, chosen)
-        exits.callback(made.stop)
+        exits.callback(made.db.close)
+        exits.callback(made.stop_children)
         yield made
 
 
@@ -111,13 +113,13 @@ async def submit(deps: Deps, session_id: str, script: Sequence[dict[str, Any]], 
     return (await deps.submitter.submit(session_id, TENANT, request)).run_id
 
 
-def until(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S) -> Any:
+def until(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S, pause_s: float = POLL_S) -> Any:
     """What `holds` answers, as soon as that is true. Raises TimeoutError."""
     deadline = time.monotonic() + timeout_s
     while not (answer := holds()):
         if time.monotonic() > deadline:
             raise TimeoutError
-        time.sleep(POLL_S)
+        time.sleep(pause_s)
     return answer
 
 

@@ -2,7 +2,8 @@
 What the transactions of a run's life and a page of events cost while the tables grow: they should cost the same.
 
 One session per 100 events and one ended run per 20 come along, and half of all events belong to one long session. The
-connections stay open, as a worker's do, so a plan made for small tables is met again on large ones.
+connections stay open, as a worker's do, and each size is met with the plans and statistics of the size before, as after
+a burst; the page also with fresh statistics, as Postgres makes them within a minute.
 
     python benchmarks/growth.py [--small]
 """
@@ -73,15 +74,18 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
     store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
     await queue.open()
     await queue.register_worker("wrk_bench", hostname="bench", pid=1, slots=100)
+    for _ in range(REPEATS):
+        await one_life(queue, defaultdict(list))  # warm
     found: dict[int, Seconds] = {}
     for smaller, size in zip((0, *SIZES), SIZES, strict=False):
         grow(bench, smaller, size)
         found[size] = defaultdict(list)
-        for number in range(REPEATS):
-            where = EventFilter(after=size // 2 * number // REPEATS)
-            await _timed("page_of_100", found[size], store.get_events("ses_long", TENANT, where, 100))
-            await _timed("sweep", found[size], queue.sweep())
+        for _ in range(REPEATS):
             await one_life(queue, found[size])
+            await _timed("sweep", found[size], queue.sweep())
+        await pages("page_of_100_stale", found[size], store, size)
+        bench.db.execute("ANALYZE")
+        await pages("page_of_100", found[size], store, size)
     await queue.close()
     await store.close()
     return found
@@ -100,6 +104,13 @@ async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
     await _timed("start", seconds, queue.start(claim.lease))
     await _timed(f"append_{BATCH}", seconds, queue.append([(claim.lease, _events(claim.lease))]))
     await _timed("finish", seconds, queue.finish(claim.lease, RunOutcome(status=RunStatus.COMPLETED)))
+
+
+async def pages(name: str, seconds: Seconds, store: SqlSessionStore, size: int) -> None:
+    """All over the long session."""
+    for number in range(REPEATS):
+        where = EventFilter(after=size // 2 * number // REPEATS)
+        await _timed(name, seconds, store.get_events("ses_long", TENANT, where, 100))
 
 
 def _events(lease: Lease) -> list[Event]:

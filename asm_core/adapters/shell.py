@@ -395,19 +395,20 @@ class CommandRules:
         return None
 
     def _check_find(self, words: list[str], fed: bool, depth: int) -> None:
-        if fed or any("$" in word for word in words):
-            raise _refused("arguments of find that are not literal")
+        if fed:
+            raise _refused("arguments that find takes from xargs")
         inner: list[str] | None = None
         last = ""
-        for word in map(plain, words):
+        for word in words:
+            text = "{}" if word == "{}" else _literal(word)
             if inner is None:
-                inner = [] if word in FIND_RUNS else None
-            elif word == ";" or (word == "+" and last == "{}"):
+                inner = [] if text in FIND_RUNS else None
+            elif text == ";" or (text == "+" and last == "{}"):
                 self._check_command(inner, depth)
                 inner = None
             else:
-                inner.append(quoted(word))
-            last = word
+                inner.append(word)
+            last = text
         self._check_command(inner or [], depth)
 
     def _judge(self, word: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 
 from asm_core.domain.lifecycle import RunStatus
-from tests.fixtures.faults import eventually
 from tests.fixtures.fleet import Fleet
 
 STREAM = {"say": "x" * 60, "chunks": 60, "delay_ms": 40}

@@ -10,8 +10,8 @@ from tests.fixtures.fleet import Fleet
 
 CHUNKS = 60
 STREAM = {"say": "".join(chr(65 + n % 26) for n in range(CHUNKS)), "chunks": CHUNKS, "delay_ms": 40}
-OUTAGE_S = 4.5
-"""One and a half ttls of the fast profile."""
+OUTAGE_S = 4.0
+"""Longer than the fast profile's ttl."""
 
 
 async def test_events_pass_a_restart_of_postgres_whole(fleet: Fleet) -> None:

@@ -16,7 +16,6 @@ from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.manager.verify import verify
 from asm_core.stores.sql.verify import inspect_database, verify_database
 from tests.builders import HANDED_BACK, NOW, RETRY, World, an_outcome, open_world
-from tests.integration._db import *  # noqa: F403
 
 
 @pytest.fixture

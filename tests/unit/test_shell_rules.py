@@ -173,6 +173,7 @@ UNCLEAR = [
     'sh -c "$x"',
     "sh -c",
     "find . $x",
+    "find . -exec *m x \\;",
     "find . -exec {} \\;",
     "find . -exec '{}' \\;",
     "find . -exec sh -c '{}' \\;",

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -106,7 +107,7 @@ class SqlSessionStore:
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         if tag is not None:
-            query = query.where(sessions.c.tags.contains([tag]))
+            query = query.where(sa.type_coerce(sessions.c.tags, pg.ARRAY(sa.Text)).contains([tag]))
         rows, following = await self._page(query, sessions, "session", limit, cursor)
         return Page([session_of(row) for row in rows], following)
 
