@@ -46,6 +46,8 @@ PR_SET_CHILD_SUBREAPER = 36
 PAUSE_S = 0.02
 """Between two rounds of KILL; doubles up to MAX_PAUSE_S while something cannot die."""
 MAX_PAUSE_S = 1.0
+KILL_PASSES = 100
+"""Over the tree, in one round."""
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 SEARCH_GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -122,8 +124,9 @@ def become(cwd: str, command: list[str], launcher: int) -> bytes:
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if posix.getppid() != launcher:  # it died before the line above
         posix._exit(127)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+    for number in signal.valid_signals():  # Python ignores some, a worker in the background of a shell ignores others
+        if signal.getsignal(number) == signal.SIG_IGN:
+            signal.signal(number, signal.SIG_DFL)
     try:
         posix.chdir(cwd)
     except OSError as problem:
@@ -164,7 +167,7 @@ class Supervisor:
     def run(self) -> int:
         while self.reap():
             if self.kill_at is not None and time.monotonic() >= self.kill_at:
-                self.signal_all(signal.SIGKILL)
+                self.kill_all()
                 self.kill_at = time.monotonic() + self.pause_s
                 self.pause_s = min(self.pause_s * 2, MAX_PAUSE_S)
             self.wait()
@@ -216,9 +219,20 @@ class Supervisor:
         self.kill_at = min(self.kill_at, kill_at)
 
     def signal_all(self, number: int) -> None:
-        pids = descendants(posix.getpid())
-        for pid in pids or [-self.command]:
+        for pid in descendants(posix.getpid()) or [-self.command]:
             send(pid, number)
+
+    def kill_all(self) -> None:
+        """Without a pause while new processes turn up: what forks is killed faster than it grows."""
+        self.signal_all(signal.SIGKILL)
+        killed: set[int] = set()
+        for _ in range(KILL_PASSES):
+            new = set(descendants(posix.getpid())) - killed
+            if not new:
+                return
+            for pid in new:
+                send(pid, signal.SIGKILL)
+            killed |= new
 
 
 def descendants(root: int) -> list[int]:

@@ -8,6 +8,7 @@ carry ids, provider, state and error code, never payloads.
 from __future__ import annotations
 
 import time
+from collections import deque
 from typing import Any
 
 from celery import Celery
@@ -16,6 +17,9 @@ from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.run import Run
 from asm_workers.app import RUN_TASK
 from asm_workers.broker import BrokerThread
+
+MAX_WAITING = 1_000
+"""Events kept while the broker is away; beyond it the oldest is dropped."""
 
 
 class TaskEvents:
@@ -28,6 +32,7 @@ class TaskEvents:
         self._app = app
         self._broker = broker
         self._node = node
+        self._waiting: deque[tuple[str, dict[str, Any]]] = deque(maxlen=MAX_WAITING)
 
     def received(self, run: Run) -> None:
         provider = run.options.provider if run.options else run.provider
@@ -51,10 +56,16 @@ class TaskEvents:
                 self._send("task-failed", run_id, exception=error_code or str(status), traceback="", runtime=runtime_s)
 
     def _send(self, kind: str, run_id: str, **fields: Any) -> None:
-        at = time.time()
+        self._waiting.append((kind, fields | {"uuid": run_id, "timestamp": time.time()}))
+        self._broker.put(self._flush, keep=False)
 
-        def send(producer: Any) -> None:
-            with self._app.events.Dispatcher(producer.connection, hostname=self._node, enabled=True) as dispatcher:
-                dispatcher.send(kind, uuid=run_id, timestamp=at, **fields)
-
-        self._broker.put(send, keep=False)
+    def _flush(self, producer: Any) -> None:
+        """All that waits as one message (Celery's own `task.multi`): a message costs more than its events."""
+        if not self._waiting:
+            return
+        connection = producer.connection
+        with self._app.events.Dispatcher(connection, hostname=self._node, buffer_group={"task"}) as dispatcher:
+            for _ in range(len(self._waiting)):
+                kind, fields = self._waiting.popleft()
+                dispatcher.send(kind, **fields)
+            dispatcher.flush()

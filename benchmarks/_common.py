@@ -7,6 +7,7 @@ Figures of a shared machine are only worth their ratios: each stands beside a li
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -108,8 +109,9 @@ async def new_session(deps: Deps) -> str:
     return (await deps.sessions.create(session)).id
 
 
-async def submit(deps: Deps, session_id: str, script: Sequence[dict[str, Any]], **fields: Any) -> str:
-    request = RunRequest(input={"script": [*script]}, **fields)
+async def submit(deps: Deps, session_id: str, script: Sequence[dict[str, Any]] = (), **fields: Any) -> str:
+    """A run of the script, or of another `input`. Its id."""
+    request = RunRequest(**{"input": {"script": [*script]}} | fields)
     return (await deps.submitter.submit(session_id, TENANT, request)).run_id
 
 
@@ -120,6 +122,14 @@ def until(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S, pause_s:
         if time.monotonic() > deadline:
             raise TimeoutError
         time.sleep(pause_s)
+    return answer
+
+
+async def eventually(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S, pause_s: float = 0.01) -> Any:
+    """The same without holding up the loop."""
+    async with asyncio.timeout(timeout_s):
+        while not (answer := holds()):
+            await asyncio.sleep(pause_s)
     return answer
 
 

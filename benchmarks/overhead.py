@@ -14,7 +14,9 @@ import time
 from typing import Any
 
 import psutil
-from _common import SMALL, TENANT, Deps, Stack, client, cpu_s, digits, new_session, report, spread, stack, submit, until
+from _common import (
+    SMALL, TENANT, Deps, Stack, client, cpu_s, digits, eventually, new_session, report, spread, stack, submit, until,
+)  # fmt: skip
 from celery import Celery
 from redis import Redis
 
@@ -65,7 +67,7 @@ async def ours_together(deps: Deps, bench: Stack) -> float:
     began = time.perf_counter()
     await asyncio.gather(*(submit(deps, sessions[n % SESSIONS], SCRIPT) for n in range(RUNS)))
     pending = "SELECT NOT EXISTS (SELECT 1 FROM asm_runs WHERE status IN ('pending', 'running'))"
-    await asyncio.to_thread(until, lambda: bench.value(pending))
+    await eventually(lambda: bench.value(pending))
     return RUNS / (time.perf_counter() - began)
 
 

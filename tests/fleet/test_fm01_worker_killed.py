@@ -5,12 +5,11 @@ from __future__ import annotations
 import secrets
 import time
 
-import psutil
-
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.ports.queue import Claimed
 from tests.fixtures.faults import eventually
 from tests.fixtures.fleet import Fleet
+from tests.fixtures.workers import processes_with
 
 USAGE = {"usage": {"input_tokens": 10, "output_tokens": 1}}
 
@@ -31,9 +30,9 @@ async def test_runs_of_a_killed_worker_fail_once_or_complete_elsewhere(fleet: Fl
     for run_id in (lost, repeated):
         await fleet.emitted(run_id, "message_received")
     first_attempt = [event["sequence_number"] for event in await fleet.events_of(repeated)]
-    await fleet.add_workers(1)
     victim.kill()
     killed_at = time.monotonic()
+    await fleet.add_workers(1)
     await fleet.emitted(repeated, "error_recovered")
     print(f"\n{time.monotonic() - killed_at:.2f} s from SIGKILL to the second attempt")
 
@@ -101,13 +100,3 @@ async def test_nothing_that_a_run_started_outlives_its_killed_worker(fleet: Flee
     await fleet.add_workers(1)
     assert (await fleet.ended(run_id)).status is RunStatus.FAILED
     await fleet.ends_well()
-
-
-def processes_with(mark: str, program: str = "") -> list[int]:
-    """Processes of a program (or any) with `mark` in their command line."""
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or [""]
-        if program in words[0] and any(mark in word for word in words):
-            found.append(process.pid)
-    return found

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from contextlib import ExitStack
 
 from asm_core.domain.lifecycle import RunStatus
-from tests.fixtures.faults import TcpProxy
-from tests.fixtures.fleet import Fleet
+from tests.fixtures.faults import TcpProxy, eventually
+from tests.fixtures.fleet import TAKEOVER_S, Fleet
+from tests.fixtures.workers import processes_with
 
 STREAM = {"say": " ".join(map(str, range(80))), "chunks": 80, "delay_ms": 40}
 
@@ -22,16 +24,15 @@ async def test_isolated_worker_is_taken_over_and_cannot_interfere(fleet: Fleet) 
     for session in (*failing, *repeating):
         fleet.follow(session)
     with ExitStack() as stack:
-        lost, repeated, isolated, proxies = [], [], [], []
-        for number in range(2):
-            proxy = stack.enter_context(TcpProxy(fleet.servers.postgres.port))
+        proxies = [stack.enter_context(TcpProxy(fleet.servers.postgres.port)) for _ in range(2)]
+        isolated = []
+        for proxy in proxies:
             url = fleet.database_url.replace(f":{fleet.servers.postgres.port}/", f":{proxy.port}/")
             isolated += await fleet.add_workers(1, slots=2, ASM_DATABASE_URL=url)
-            lost.append(await fleet.submit(failing[number], STREAM))
-            repeated.append(await fleet.submit(repeating[number], STREAM, on_worker_lost="retry"))
-            for run_id in (lost[-1], repeated[-1]):
-                await fleet.emitted(run_id, "message_streamed", at_least=5)
-            proxies.append(proxy)
+        lost = [await fleet.submit(session, STREAM) for session in failing]
+        repeated = [await fleet.submit(session, STREAM, on_worker_lost="retry") for session in repeating]
+        for run_id in (*lost, *repeated):
+            await fleet.emitted(run_id, "message_streamed", at_least=5)
         proxies[0].cut()
         proxies[1].blackhole()
         await fleet.add_workers(1)
@@ -48,4 +49,37 @@ async def test_isolated_worker_is_taken_over_and_cannot_interfere(fleet: Fleet) 
             run = await fleet.ended(run_id)
             assert (run.status, run.attempt) == (RunStatus.COMPLETED, 2)
         assert [await fleet.log(session) for session in failing] == logs
+        await fleet.ends_well()
+
+
+async def test_isolated_worker_stops_what_another_may_start(fleet: Fleet) -> None:
+    """Without a confirmed beat it ends a repeatable run's command before its lease ends: never two at a time."""
+    await fleet.start(0)
+    session = await fleet.session()
+    mark = f"601.{secrets.randbelow(10**9):09d}"
+    with TcpProxy(fleet.servers.postgres.port) as proxy:
+        url = fleet.database_url.replace(f":{fleet.servers.postgres.port}/", f":{proxy.port}/")
+        await fleet.add_workers(1, ASM_DATABASE_URL=url)
+        run_id = await fleet.submit(
+            session, provider="shell", input={"command": f"sleep {mark}"}, on_worker_lost="retry"
+        )
+
+        def commands() -> list[int]:
+            found = processes_with(mark, "sleep")
+            assert found, "no command is running"
+            return found
+
+        async def has_beaten() -> None:
+            assert await fleet.sql("SELECT id FROM asm_workers WHERE last_seen > started_at")
+
+        [first] = await eventually(commands, TAKEOVER_S)
+        await eventually(has_beaten, TAKEOVER_S)
+        proxy.blackhole()
+        await fleet.add_workers(1)
+        await fleet.emitted(run_id, "error_recovered")
+        assert first not in processes_with(mark)
+        await eventually(commands, TAKEOVER_S)
+        await fleet.cancel(run_id)
+        assert (await fleet.ended(run_id)).status is RunStatus.CANCELLED
+        assert processes_with(mark) == []
         await fleet.ends_well()

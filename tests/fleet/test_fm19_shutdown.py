@@ -21,7 +21,7 @@ async def exits(worker: WorkerProcess, timeout_s: float) -> int:
 
 
 async def test_worker_told_to_end_leaves_no_run_behind(fleet: Fleet) -> None:
-    """What can finish in time does; what may start again is handed back and completes elsewhere; the rest has failed."""
+    """What can finish in time does; what may start again completes elsewhere; the rest has failed, with the reason."""
     [leaving] = await fleet.start(1, ASM_DRAIN_TIMEOUT_MS=800)
     sessions = [await fleet.session() for _ in range(4)]
     for session in sessions:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -16,9 +16,8 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from asm_api.dev import free_port
+from tests.fixtures.dev import GONE_WITHIN_S, Dev, asm, eventually, running_dev
 
-ASM = [sys.executable, "-m", "asm_api.cli"]
 HEAVY = (
     "celery",
     "sqlalchemy",
@@ -31,18 +30,6 @@ HEAVY = (
     "openai",
     "rich.live",
 )
-GONE_WITHIN_S = 15.0
-
-
-def asm(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ASM, *arguments], capture_output=True, text=True, timeout=120, env=os.environ | (env or {}))
-
-
-def eventually(holds: Callable[[], bool], within_s: float = 45.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_help_imports_nothing_heavy() -> None:
@@ -81,59 +68,12 @@ def test_a_bad_setting_is_named() -> None:
     assert "ASM_BEAT_INTERVAL_MS" in answer.stderr
 
 
-class Dev:
-    """A running `asm dev`."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.port = free_port()
-        self.flower_port = free_port()
-        self._file = folder / "dev.json"
-        command = [*ASM, "dev", "--port", str(self.port), "--data-dir", str(folder), *options]
-        self.process = subprocess.Popen(
-            [*command, "--flower-port", str(self.flower_port)],
-            stdout=subprocess.PIPE, text=True, env=os.environ | {"ASM_PROFILE": "fast"}, cwd=folder,
-        )  # fmt: skip
-        assert self.process.stdout is not None
-        self.said = []
-        while not self.said or not self.said[-1].startswith("ready"):
-            line = self.process.stdout.readline()
-            assert line, f"asm dev ended: {self.said}"
-            self.said.append(line.strip())
-        self.url = f"http://127.0.0.1:{self.port}"
-
-    @property
-    def description(self) -> dict[str, Any]:
-        return json.loads(self._file.read_text())
-
-    def pids(self) -> list[int]:
-        pids = self.description["pids"]
-        return [pids["api"], pids["postgres"], pids["redis"], pids["flower"], *pids["workers"]]
-
-    def asm(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return asm(*arguments, env={"ASM_SERVER": self.url})
-
-    def get(self, path: str) -> Any:
-        with urlopen(f"{self.url}{path}", timeout=5) as answer:
-            return json.loads(answer.read())
-
-    def answers(self) -> bool:
-        try:
-            return self.get("/readyz")["status"] == "ready"
-        except OSError:
-            return False
-
-
 @pytest.fixture(scope="module")
 def dev(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dev]:
     folder = tmp_path_factory.mktemp("dev")
     (folder / "something-else").write_text("the folder may be non-empty")
-    running = Dev(folder, "--workers", "2", "--concurrency", "10")
-    yield running
-    if running.process.poll() is None:
-        running.process.terminate()
-        running.process.wait(GONE_WITHIN_S)
-    assert running.process.stdout is not None
-    running.process.stdout.close()
+    with running_dev(folder, "--workers", "2", "--concurrency", "10") as running:
+        yield running
 
 
 def test_dev_says_what_it_started_and_where(dev: Dev) -> None:
@@ -245,19 +185,15 @@ def test_nothing_is_left_after_term(dev: Dev) -> None:
 
 def test_nothing_is_left_after_kill(tmp_path: Path) -> None:
     """Even SIGKILL of `asm dev` leaves no process behind."""
-    running = Dev(tmp_path, "--workers", "1")
-    family = {child.pid for child in psutil.Process(running.process.pid).children(recursive=True)}
-    running.process.kill()
-    running.process.wait()
-    assert running.process.stdout is not None
-    running.process.stdout.close()
+    with running_dev(tmp_path, "--workers", "1") as running:
+        family = {child.pid for child in psutil.Process(running.process.pid).children(recursive=True)}
+        running.process.kill()
+        running.process.wait()
     eventually(lambda: not any(psutil.pid_exists(pid) for pid in family), GONE_WITHIN_S)
 
 
 def test_a_taken_port_is_refused_with_the_remedy(tmp_path: Path) -> None:
     """Nothing is started; the message says what to do."""
-    import socket
-
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

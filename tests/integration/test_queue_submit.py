@@ -189,6 +189,28 @@ async def test_ending_the_session_of_a_queued_one_shot_ends_it_once(world: World
     assert change.session.status is SessionStatus.CANCELLED
 
 
+@pytest.mark.parametrize("how", ["finish", "cancel", "end"])
+async def test_what_was_queued_behind_a_one_shot_ends_with_it(world: World, how: str) -> None:
+    """Its session is over: nobody would ever claim it."""
+    run_id = await one_shot(world)
+    session_id = (await world.run_row(run_id))["session_id"]
+    behind = (await world.submit(session_id)).run_id
+    if how == "finish":
+        finished = await world.queue.finish(await world.claim(session_id, await world.worker()), an_outcome())
+        events, first, last = finished.events, "run_completed", "session_completed"
+    elif how == "cancel":
+        cancelled = await world.queue.request_cancel(run_id, "default", "cancel")
+        events, first, last = cancelled.events, "run_cancelled", "session_cancelled"
+    else:
+        change = await world.queue.change_session(session_id, "default", SessionStatus.CANCELLED, cancel_queued=True)
+        events, first, last = change.events, "run_cancelled", "session_cancelled"
+    assert [(frame.type, frame.run_id) for frame in events] == [
+        (first, run_id),
+        ("run_cancelled", behind),
+        (last, None),
+    ]
+
+
 async def test_the_key_of_a_one_shot_gives_the_same_run_and_session(world: World) -> None:
     """FM-14: the second session that was brought along is not created."""
     first = await one_shot(world, idempotency_key="k")

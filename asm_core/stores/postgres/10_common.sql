@@ -1,7 +1,8 @@
 -- Shared by the transactions below; never called from outside.
 --
 -- Lock order, the same for everyone: worker row > session's runtime row > limiter row > run lease > sequence counter.
--- Appends skip the first three: they take leases in (session, run) order, then counters in session order.
+-- Appends skip the first three: they take leases in (session, run) order, then counters in session order. Successors
+-- lock the limiter last of all, which is safe because whoever holds it waits for nothing.
 -- `enable_seqscan = off` on each function: plpgsql keeps the plan it made while the tables were small.
 
 CREATE OR REPLACE FUNCTION asm_instant(t timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
@@ -48,34 +49,41 @@ CREATE OR REPLACE FUNCTION asm_slots_used(p_session text) RETURNS bigint LANGUAG
        + (SELECT count(*) FROM asm_runs WHERE session_id = p_session AND status = 'awaiting_approval')
 $$;
 
--- The wake rule: whoever leaves pending runs and a free slot behind is followed by one wakeup. A freed slot of a
--- limiter wakes the sessions that wait for it, least recently served first, one per free slot (no herd, no starvation).
--- Caller holds the session's runtime row lock, and has made all its changes.
+-- The wake rule: whoever leaves pending runs and a free slot behind is followed by one wakeup. Under a limiter the
+-- session lines up with those that wait for it, and the free slots go to the least recently served, one wakeup per slot
+-- (no herd, no starvation). The limiter row is locked against a claim that is just finding it full: either that claim
+-- comes first and its mark is seen here, or it comes later and sees the slot that the caller has freed.
+-- Caller holds the session's runtime row lock, and has made all its changes. Whoever holds the limiter row waits for
+-- nobody, so it may come last here.
 CREATE OR REPLACE FUNCTION asm_successors(p_session text, p_limiter text DEFAULT NULL)
 RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
-DECLARE v_wake text[] := '{}'; v_waiting boolean; v_free bigint;
+DECLARE rt asm_session_runtime; v_limiter text; v_claimable boolean; v_free bigint; v_wake jsonb;
+  v_most bigint := 200;  -- wakeups at once, where the limiter is open
 BEGIN
-  UPDATE asm_session_runtime rt SET last_wake_at = clock_timestamp()
-   WHERE rt.session_id = p_session AND rt.limiter_waiting_since IS NULL
-     AND EXISTS (SELECT 1 FROM asm_sessions s WHERE s.id = p_session AND s.status IN ('pending', 'active'))
-     AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending')
-     AND asm_slots_used(p_session) < rt.max_concurrent_runs;
-  IF FOUND THEN v_wake := ARRAY[p_session]; END IF;
-  IF p_limiter IS NOT NULL THEN
-    SELECT l.max_parallel_runs - (SELECT count(*) FROM asm_run_leases x WHERE x.limiter = p_limiter)
-      INTO v_free FROM asm_limiters l WHERE l.name = p_limiter AND l.max_parallel_runs IS NOT NULL;
-    IF v_free > 0 THEN
-      WITH next AS (
-        SELECT w.session_id FROM asm_session_runtime w
-         WHERE w.limiter = p_limiter AND w.limiter_waiting_since IS NOT NULL
-         ORDER BY w.last_served_at NULLS FIRST LIMIT v_free FOR UPDATE SKIP LOCKED),
-      woken AS (
-        UPDATE asm_session_runtime w SET limiter_waiting_since = NULL, last_wake_at = clock_timestamp()
-          FROM next WHERE w.session_id = next.session_id RETURNING w.session_id)
-      SELECT v_wake || coalesce(array_agg(session_id), '{}') INTO v_wake FROM woken;
-    END IF;
+  SELECT * INTO rt FROM asm_session_runtime WHERE session_id = p_session;
+  v_limiter := coalesce(p_limiter, CASE WHEN rt.limiter_waiting_since IS NOT NULL THEN rt.limiter END);
+  v_claimable := asm_slots_used(p_session) < rt.max_concurrent_runs
+    AND EXISTS (SELECT 1 FROM asm_sessions s WHERE s.id = p_session AND s.status IN ('pending', 'active'))
+    AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending');
+  IF v_limiter IS NULL THEN
+    UPDATE asm_session_runtime SET last_wake_at = clock_timestamp() WHERE session_id = p_session AND v_claimable;
+    RETURN CASE WHEN FOUND THEN jsonb_build_array(p_session) ELSE '[]' END;
   END IF;
-  RETURN to_jsonb(v_wake);
+  SELECT max_parallel_runs INTO v_free FROM asm_limiters WHERE name = v_limiter FOR UPDATE;
+  v_free := v_free - (SELECT count(*) FROM asm_run_leases WHERE limiter = v_limiter);  -- null: no limit
+  UPDATE asm_session_runtime SET limiter_waiting_since =
+         CASE WHEN v_claimable THEN coalesce(limiter_waiting_since, clock_timestamp()) END
+   WHERE session_id = p_session;
+  WITH next AS (
+    SELECT w.session_id FROM asm_session_runtime w
+     WHERE w.limiter = v_limiter AND w.limiter_waiting_since IS NOT NULL
+     ORDER BY w.last_served_at NULLS FIRST, w.limiter_waiting_since
+     LIMIT greatest(0, least(v_free, v_most)) FOR UPDATE SKIP LOCKED),
+  woken AS (
+    UPDATE asm_session_runtime w SET limiter_waiting_since = NULL, last_wake_at = clock_timestamp()
+      FROM next WHERE w.session_id = next.session_id RETURNING w.session_id)
+  SELECT coalesce(jsonb_agg(session_id), '[]') INTO v_wake FROM woken;
+  RETURN v_wake;
 END $$;
 
 -- End a run: the row, its one terminal event, its session when the run owns it. The only place where a run becomes
@@ -86,6 +94,7 @@ CREATE OR REPLACE FUNCTION asm_end_run(
   p_fence bigint DEFAULT NULL, p_provider_metadata jsonb DEFAULT '{}', p_turns int DEFAULT 0)
 RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE r asm_runs; v_usage jsonb; v_cost numeric; v_data jsonb; v_events jsonb; v_session_status text; v_handle jsonb;
+  v_run text;
 BEGIN
   SELECT coalesce(jsonb_object_agg(key, total), '{}') INTO v_usage FROM (
     SELECT kv.key, sum(kv.value::numeric) AS total FROM asm_events e, jsonb_each(e.data) kv
@@ -116,7 +125,11 @@ BEGIN
     v_session_status := CASE p_status WHEN 'completed' THEN 'completed' WHEN 'cancelled' THEN 'cancelled' ELSE 'failed' END;
     UPDATE asm_sessions SET status = v_session_status, updated_at = clock_timestamp()
      WHERE id = r.session_id AND status IN ('pending', 'active', 'paused');
-    IF FOUND THEN
+    IF FOUND THEN  -- what was queued behind the one-shot meanwhile would wait for ever
+      FOR v_run IN SELECT id FROM asm_runs WHERE session_id = r.session_id AND status IN ('pending', 'awaiting_approval')
+                    ORDER BY submit_seq LOOP
+        v_events := v_events || asm_end_run(v_run, 'cancelled', NULL, '{"reason": "session_ended"}');
+      END LOOP;
       v_events := v_events || asm_emit(r.session_id, 'session_' || v_session_status,
         CASE v_session_status WHEN 'failed' THEN v_data - 'token_usage' - 'cost_usd' ELSE '{}' END);
     END IF;

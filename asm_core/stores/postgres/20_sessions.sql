@@ -43,6 +43,7 @@ BEGIN
     END IF;
     FOR v_run IN SELECT id FROM asm_runs WHERE session_id = p_session AND status IN ('pending', 'awaiting_approval')
                   ORDER BY submit_seq LOOP
+      CONTINUE WHEN NOT EXISTS (SELECT 1 FROM asm_runs WHERE id = v_run AND status IN ('pending', 'awaiting_approval'));
       v_events := v_events || asm_end_run(v_run, 'cancelled', NULL, '{"reason": "session_ended"}');
     END LOOP;
     WITH asked AS (
@@ -52,7 +53,7 @@ BEGIN
     SELECT coalesce(jsonb_agg(jsonb_build_array(worker_id, id)), '[]') INTO v_nudges FROM asked;
   END IF;
   UPDATE asm_sessions SET status = p_to, updated_at = clock_timestamp() WHERE id = p_session AND status = ANY (p_sources);
-  IF FOUND THEN  -- a one-shot session may have ended with its last run just above
+  IF FOUND THEN  -- a one-shot's session has ended with its run just above
     v_events := v_events || asm_emit(p_session, p_event);
   END IF;
   PERFORM asm_audit('session.' || p_to, p_tenant, p_session, NULL, '{}');

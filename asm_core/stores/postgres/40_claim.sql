@@ -11,10 +11,12 @@ BEGIN
   SELECT * INTO rt FROM asm_session_runtime WHERE session_id = p_session FOR UPDATE;
   IF NOT FOUND THEN RETURN '{"reason": "empty"}'; END IF;
   SELECT * INTO s FROM asm_sessions WHERE id = p_session;
-  IF s.status NOT IN ('pending', 'active') THEN RETURN '{"reason": "paused"}'; END IF;
+  IF s.status NOT IN ('pending', 'active') THEN  -- the wakeup was spent on nothing: hand a limiter's slot on
+    RETURN jsonb_build_object('reason', 'paused', 'wake', asm_successors(p_session, rt.limiter));
+  END IF;
   IF asm_slots_used(p_session) >= rt.max_concurrent_runs THEN RETURN '{"reason": "full"}'; END IF;
   SELECT * INTO r FROM asm_runs WHERE session_id = p_session AND status = 'pending' ORDER BY submit_seq LIMIT 1;
-  IF NOT FOUND THEN  -- the wakeup was spent on nothing: hand a free limiter slot on to who waits for it
+  IF NOT FOUND THEN  -- as above
     RETURN jsonb_build_object('reason', 'empty', 'wake', asm_successors(p_session, rt.limiter));
   END IF;
   IF rt.limiter IS NOT NULL THEN
@@ -38,7 +40,7 @@ BEGIN
 END $$;
 
 -- The start mark, immediately before the provider is called. Everything before it is safe to repeat; after it a run's
--- effects may have happened. The deadline counts from the first attempt's mark.
+-- effects may have happened. The deadline counts from the first attempt's mark; the wait in the queue is over for good.
 CREATE OR REPLACE FUNCTION asm_start(p_run text, p_fence bigint) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE r asm_runs; v_at timestamptz; v_first bigint; v_last bigint; v_fresh boolean;
@@ -48,7 +50,8 @@ BEGIN
   v_at := clock_timestamp();
   UPDATE asm_run_leases SET started_at = coalesce(started_at, v_at) WHERE run_id = p_run AND fence = p_fence;
   UPDATE asm_runs SET started_at = coalesce(started_at, v_at), attempt = attempt + v_fresh::int,
-         deadline_at = coalesce(deadline_at, v_at + (options->>'timeout_ms')::bigint * interval '1 ms')
+         deadline_at = coalesce(deadline_at, v_at + (options->>'timeout_ms')::bigint * interval '1 ms'),
+         queue_deadline_at = NULL
    WHERE id = p_run RETURNING * INTO STRICT r;
   IF r.attempt > 1 THEN
     SELECT min(sequence_number), max(sequence_number) INTO v_first, v_last FROM asm_events

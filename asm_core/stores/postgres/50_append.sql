@@ -14,13 +14,14 @@ RETURNS TABLE (run_id text, id text, sequence_number bigint)
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-  v_runs text[]; v_sessions text[];
+  v_runs text[]; v_sessions text[]; v_entries bigint[];  -- entries, not runs: a process may send two terms of one run
   -- an array, not a sub-select: the planner then uses the id index at any size of the table
   v_ids text[] := ARRAY(SELECT e->>'id' FROM jsonb_array_elements(p_batch) b, jsonb_array_elements(b->'events') e);
 BEGIN
-  SELECT array_agg(r), array_agg(DISTINCT s) INTO v_runs, v_sessions FROM (
-    SELECT l.run_id r, l.session_id s FROM asm_run_leases l
-      JOIN jsonb_array_elements(p_batch) b ON l.run_id = b->>'run' AND l.fence = (b->>'fence')::bigint
+  SELECT array_agg(r), array_agg(DISTINCT s), array_agg(bo) INTO v_runs, v_sessions, v_entries FROM (
+    SELECT l.run_id r, l.session_id s, bo FROM asm_run_leases l
+      JOIN jsonb_array_elements(p_batch) WITH ORDINALITY x(b, bo)
+        ON l.run_id = b->>'run' AND l.fence = (b->>'fence')::bigint
      ORDER BY l.session_id, l.run_id FOR KEY SHARE OF l) held;
   IF v_runs IS NULL THEN RETURN; END IF;
   PERFORM 1 FROM asm_session_sequences WHERE session_id = ANY (v_sessions) ORDER BY session_id FOR UPDATE;
@@ -28,7 +29,7 @@ BEGIN
   batch AS MATERIALIZED (  -- its columns, not `b`: event rows that drag their whole batch along are quadratic in its size
     SELECT b->>'session' session, b->>'run' run, b->>'tenant' tenant, (b->>'fence')::bigint fence,
            (b->>'attempt')::int attempt, b->'events' events, bo
-      FROM jsonb_array_elements(p_batch) WITH ORDINALITY x(b, bo) WHERE b->>'run' = ANY (v_runs)),
+      FROM jsonb_array_elements(p_batch) WITH ORDINALITY x(b, bo) WHERE bo = ANY (v_entries)),
   input AS MATERIALIZED (
     SELECT session, run, tenant, fence, attempt, e, row_number() OVER (PARTITION BY session ORDER BY bo, eo) n
       FROM batch, jsonb_array_elements(events) WITH ORDINALITY y(e, eo)

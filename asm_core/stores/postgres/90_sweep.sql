@@ -54,9 +54,9 @@ CREATE OR REPLACE FUNCTION asm_sweep_wake(p_stale interval, p_most int, p_now ti
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE v_now timestamptz := coalesce(p_now, clock_timestamp()); v_free bigint; v_wake jsonb;
 BEGIN
-  SELECT coalesce(sum(slots), 0) - (SELECT count(*) FROM asm_run_leases) INTO v_free
-    FROM asm_workers WHERE lost_at IS NULL AND NOT draining;
-  IF v_free <= 0 THEN RETURN '[]'; END IF;
+  SELECT sum(w.slots - (SELECT count(*) FROM asm_run_leases l WHERE l.worker_id = w.id)) INTO v_free
+    FROM asm_workers w WHERE w.lost_at IS NULL AND NOT w.draining;  -- what a draining one holds takes no slot of others
+  IF coalesce(v_free, 0) <= 0 THEN RETURN '[]'; END IF;
   WITH stale AS (
     SELECT rt.session_id FROM asm_session_runtime rt JOIN asm_sessions s ON s.id = rt.session_id
      WHERE rt.session_id IN (SELECT DISTINCT session_id FROM asm_runs WHERE status = 'pending')

@@ -5,12 +5,16 @@ locks are explained, and turns its answer into values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import logging
+from collections.abc import Awaitable, Iterable, Mapping, Sequence
 from typing import Any
+
+from psycopg.errors import LockNotAvailable
 
 from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventFrame
+from asm_core.domain.fields import to_jsonable
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus, SessionStatus, session_sources_of
 from asm_core.domain.run import RunOutcome
@@ -30,6 +34,8 @@ from asm_core.ports.queue import (
 from asm_core.stores.postgres.pool import Pool
 from asm_core.stores.sql.convert import run_of, session_of
 from asm_core.wire import dumps_text, event_fields, frame_of_map
+
+log = logging.getLogger(__name__)
 
 MAX_WAKEUPS_PER_PASS = 200
 RETRY_AFTER_S = 1
@@ -240,11 +246,11 @@ class PostgresRunQueue:
         due = await self._pool.call("SELECT asm_sweep_due()")
         answers: dict[str, Mapping[str, Any]] = {}
         for run_id, fence in due["leases"]:
-            answers |= _keyed(run_id, await self._release(run_id, fence, "worker_lost", from_lost=True))
+            answers |= await _settled(run_id, self._release(run_id, fence, "worker_lost", from_lost=True))
         for run_id, fence in due["overdue"]:
-            answers |= _keyed(run_id, await self._release(run_id, fence, "deadline", from_lost=False))
+            answers |= await _settled(run_id, self._release(run_id, fence, "deadline", from_lost=False))
         for run_id in due["expired"]:
-            answers |= _keyed(run_id, await self._pool.call("SELECT asm_expire(%s)", run_id))
+            answers |= await _settled(run_id, self._pool.call("SELECT asm_expire(%s)", run_id))
         stale = await self._pool.call("SELECT asm_sweep_wake(%s, %s)", times.stale_wake, MAX_WAKEUPS_PER_PASS)
         return Swept(
             ran=True,
@@ -264,12 +270,13 @@ def _session_json(session: Session) -> str:
 
 
 def _outcome_map(outcome: RunOutcome) -> dict[str, Any]:
+    """Made plain here: an adapter's own words may hold what Postgres refuses, and then the run could never end."""
     return {
         "status": outcome.status,
-        "output": outcome.output,
-        "error": outcome.error.to_payload() if outcome.error else None,
-        "data": outcome.data,
-        "provider_metadata": outcome.provider_metadata,
+        "output": to_jsonable(outcome.output),
+        "error": to_jsonable(outcome.error.to_payload()) if outcome.error else None,
+        "data": to_jsonable(outcome.data),
+        "provider_metadata": to_jsonable(outcome.provider_metadata),
         "turn_count": outcome.turn_count,
     }
 
@@ -282,7 +289,16 @@ def _finished(answer: Mapping[str, Any]) -> Finished:
     return Finished(status=RunStatus(answer["status"]), events=_frames(answer["events"]), wake=answer["wake"])
 
 
-def _keyed(run_id: str, answer: Mapping[str, Any] | None) -> dict[str, Mapping[str, Any]]:
+async def _settled(run_id: str, decision: Awaitable[Mapping[str, Any] | None]) -> dict[str, Mapping[str, Any]]:
+    """The run and what became of it. One that cannot be decided is left to the next pass and holds up no other."""
+    try:
+        answer = await decision
+    except AsmError as error:
+        is_the_stores = error.retryable and not isinstance(error.__cause__, LockNotAvailable)
+        if is_the_stores:
+            raise
+        log.error("run %s cannot be settled: %s", run_id, error)
+        return {}
     return {run_id: answer} if answer else {}
 
 

@@ -17,7 +17,7 @@ metadata = sa.MetaData(naming_convention=NAMING)
 Json = sa.JSON().with_variant(pg.JSONB(), "postgresql")
 Tags = sa.JSON().with_variant(pg.ARRAY(sa.Text()), "postgresql")
 Instant = sa.TIMESTAMP(timezone=True)
-Money = sa.Numeric(18, 9)
+Money = sa.Numeric()
 
 
 def _tenant() -> sa.Column[str]:

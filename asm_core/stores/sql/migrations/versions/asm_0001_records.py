@@ -31,7 +31,8 @@ def upgrade() -> None:
         sa.Column("created_at", Instant, nullable=False),
         sa.Column("updated_at", Instant, nullable=False),
         sa.CheckConstraint(
-            "status IN ('pending','active','paused','completed','failed','cancelled')", name="asm_sessions_status_check"
+            "status IN ('pending','active','paused','completed','failed','cancelled')",
+            name=op.f("asm_sessions_status_check"),
         ),
     )
     op.create_table(
@@ -53,7 +54,7 @@ def upgrade() -> None:
         sa.Column("ended_at", Instant),
         sa.CheckConstraint(
             "status IN ('pending','running','awaiting_approval','completed','failed','cancelled','timeout')",
-            name="asm_runs_status_check",
+            name=op.f("asm_runs_status_check"),
         ),
     )
     op.create_table(
@@ -88,5 +89,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
+    if op.get_bind().dialect.name == "postgresql":
+        op.execute("DROP FUNCTION IF EXISTS asm_event_json(asm_events)")
     for table in ("asm_session_sequences", "asm_events", "asm_runs", "asm_sessions"):
         op.drop_table(table)

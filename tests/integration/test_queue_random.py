@@ -1,0 +1,218 @@
+"""
+Many workers, everything at once, in an order nobody chose: submits, claims, appends with repetitions, finishes,
+cancels, pauses, deaths, zombies, sweeps. Whatever happens, the database is sound, nothing acknowledged is missing, and
+every run comes to its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
+from asm_core.domain.event import Event, EventType
+from asm_core.domain.lease import Lease
+from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.ports.queue import Claimed
+from asm_core.stores.sql.verify import verify_database
+from tests.builders import HANDED_BACK, RETRY, World, a_session, a_submission, an_outcome, open_world, some_events
+
+SESSIONS, WORKERS, STEPS, CAP = 5, 6, 250, 7
+REFUSALS = {ErrorCode.MAX_RUNS_EXCEEDED, ErrorCode.INVALID_OPERATION, ErrorCode.INVALID_TRANSITION}
+
+
+@pytest.fixture
+async def limited(database_url: str) -> AsyncIterator[World]:
+    async with open_world(database_url, limiter="fleet", max_size=WORKERS + 2) as world:
+        await world.queue.set_limiter("fleet", CAP)
+        yield world
+
+
+@dataclass
+class Term:
+    """A lease as its holder sees it; it may be out of date."""
+
+    lease: Lease
+    attempt: int = 0
+    emitted: int = 0
+
+
+@dataclass
+class Life:
+    """One worker's doings; it dies now and then, and its former self goes on writing."""
+
+    world: World
+    rng: random.Random
+    sessions: list[str]
+    worker_id: str = ""
+    terms: list[Term] = field(default_factory=list)
+    zombies: list[Term] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
+
+    async def live(self) -> None:
+        steps: dict[Callable[[], Awaitable[None]], int] = {
+            self.submit: 5, self.claim: 8, self.append: 12, self.end: 5, self.cancel: 1, self.hand_back: 1,
+            self.pause_or_resume: 1, self.die: 1, self.haunt: 2, self.sweep: 2,
+        }  # fmt: skip
+        self.worker_id = await self.world.worker(slots=20)
+        for step in self.rng.choices(list(steps), weights=list(steps.values()), k=STEPS):
+            try:
+                await step()
+            except AsmError as refusal:
+                if refusal.code not in REFUSALS:
+                    raise
+        while self.terms:
+            await self.end()
+
+    async def submit(self) -> None:
+        options = self.rng.choice([{}, {}, RETRY, {"queue_timeout_ms": 30}])
+        session = a_session() if self.rng.random() < 0.1 else None
+        session_id = session.id if session else self.rng.choice(self.sessions)
+        key = self.rng.choice([None, None, "a", "b"]) if session is None else None
+        submission = a_submission(session_id, options=options, idempotency_key=key, new_session=session)
+        for _ in range(self.twice()):
+            await self.world.queue.submit(submission)
+        if session:
+            self.sessions.append(session_id)
+
+    async def claim(self) -> None:
+        claim = await self.world.queue.claim(await self.a_session_to_look_at(), self.worker_id)
+        if isinstance(claim, Claimed):
+            term = Term(claim.lease)
+            self.terms.append(term)
+            if self.rng.random() < 0.9:
+                await self.mine(self.start(term), term)
+        elif claim.reason == "lost":
+            await self.die()
+
+    async def a_session_to_look_at(self) -> str:
+        """A wakeup may be right or wrong."""
+        ready = await self.world.queue.claimable(10) if self.rng.random() < 0.8 else []
+        return self.rng.choice(ready or self.sessions)
+
+    async def start(self, term: Term) -> None:
+        term.attempt = (await self.world.queue.start(term.lease)).attempt
+
+    async def append(self) -> None:
+        """Several runs in one call, sometimes twice; zombies of this process may be among them."""
+        chosen = [term for term in [*self.terms, *self.zombies] if term.attempt and self.rng.random() < 0.7]
+        if chosen:
+            await self.write(chosen)
+
+    async def write(self, chosen: list[Term]) -> None:
+        batch: list[tuple[Lease, list[Event]]] = []
+        for term in chosen:
+            how_many = self.rng.randint(1, 4)
+            events = some_events(term.lease, how_many, first=term.emitted, attempt=term.attempt)
+            if self.rng.random() < 0.3:
+                spent = {"input_tokens": self.rng.randint(0, 9), "cost_usd": self.rng.random()}
+                events += some_events(
+                    term.lease, first=term.emitted + how_many, kind=EventType.TOKEN_USAGE_UPDATED, data=spent,
+                    attempt=term.attempt,
+                )  # fmt: skip
+            term.emitted += len(events)
+            batch.append((term.lease, events))
+        for _ in range(self.twice()):
+            answers = await self.world.queue.append(batch)
+            for (_, events), answer, term in zip(batch, answers, chosen, strict=True):
+                if isinstance(answer, LeaseLost):
+                    self.forget(term)
+                else:
+                    self.acknowledged.update(event.id for event in events)
+
+    async def end(self) -> None:
+        if self.terms:
+            term = self.rng.choice(self.terms)
+            status = self.rng.choice([RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.PENDING])
+            outcome = HANDED_BACK if status is RunStatus.PENDING else an_outcome(status)
+            for _ in range(self.twice()):
+                await self.mine(self.world.queue.finish(term.lease, outcome), term)
+            self.forget(term)
+
+    async def cancel(self) -> None:
+        rows = await self.world.sql("SELECT id FROM asm_runs ORDER BY random() LIMIT 1")
+        for row in rows:
+            await self.world.queue.request_cancel(row["id"], "default", self.rng.choice(["cancel", "interrupt"]))
+
+    async def hand_back(self) -> None:
+        """Also of a lease that is not this worker's: its claim's answer was lost."""
+        rows = await self.world.sql("SELECT run_id, fence FROM asm_run_leases ORDER BY random() LIMIT 1")
+        for row in rows:
+            await self.world.queue.hand_back(row["run_id"], row["fence"], "unknown_lease")
+
+    async def pause_or_resume(self) -> None:
+        to = self.rng.choice([SessionStatus.PAUSED, SessionStatus.ACTIVE, SessionStatus.ACTIVE])
+        await self.world.queue.change_session(self.rng.choice(self.sessions), "default", to)
+
+    async def die(self) -> None:
+        await self.world.silence(self.worker_id)
+        self.zombies += self.terms
+        self.terms = []
+        self.worker_id = await self.world.worker(slots=20)
+
+    async def haunt(self) -> None:
+        if self.zombies:
+            term = self.rng.choice(self.zombies)
+            await self.mine(self.world.queue.finish(term.lease, an_outcome()), term)
+
+    async def sweep(self) -> None:
+        await self.world.make_sweep_due()
+        await self.world.queue.sweep()
+
+    async def mine(self, step: Awaitable[object], term: Term) -> None:
+        try:
+            await step
+        except LeaseLost:
+            self.forget(term)
+
+    def forget(self, term: Term) -> None:
+        self.terms = [one for one in self.terms if one is not term]
+        self.zombies = [one for one in self.zombies if one is not term]
+
+    def twice(self) -> int:
+        """How often a call is made, given that its first answer may be lost."""
+        return 2 if self.rng.random() < 0.2 else 1
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_the_database_is_sound(limited: World, seed: int) -> None:
+    """DESIGN §9 at the end, and in the midst of it."""
+    rng = random.Random(seed)
+    sessions = [await limited.session(max_concurrent_runs=rng.randint(1, 3)) for _ in range(SESSIONS)]
+    lives = [Life(limited, random.Random(f"{seed}-{number}"), sessions) for number in range(WORKERS)]
+    work = asyncio.gather(*(life.live() for life in lives))
+    while not work.done():
+        report = await verify_database(limited.url)
+        assert report.is_sound, report.violations
+        await asyncio.wait({work}, timeout=0.5)
+    await work
+
+    await bring_to_an_end(limited, sessions)
+
+    stored = {row["id"] for row in await limited.sql("SELECT id FROM asm_events")}
+    for life in lives:
+        assert life.acknowledged <= stored
+    assert sum(len(life.acknowledged) for life in lives) > 500, "something happened"
+
+
+async def bring_to_an_end(world: World, sessions: list[str]) -> None:
+    """Everybody has died: sweep, resume, and execute what is left."""
+    await world.sql("UPDATE asm_workers SET last_seen = last_seen - interval '1 hour' WHERE lost_at IS NULL")
+    await world.make_sweep_due()
+    await world.queue.sweep()
+    assert await world.value("SELECT count(*) FROM asm_run_leases") == 0
+    worker_id = await world.worker()
+    for session_id in sessions:
+        if await world.value("SELECT status FROM asm_sessions WHERE id = %s", session_id) == "paused":
+            await world.queue.change_session(session_id, "default", SessionStatus.ACTIVE)
+        while isinstance(claim := await world.queue.claim(session_id, worker_id), Claimed):
+            await world.queue.start(claim.lease)
+            await world.queue.finish(claim.lease, an_outcome())
+    rows = await world.sql(
+        "SELECT id, status FROM asm_runs WHERE status NOT IN ('completed', 'failed', 'cancelled', 'timeout')"
+    )
+    assert rows == []
