@@ -12,7 +12,8 @@ Each beat compares both sides:
 - a requested cancel reaches the run even if its nudge was lost.
 
 Without a confirmed beat for `self_fence_after`, runs that another worker may start are stopped before it can happen;
-the others go on: nobody will start them again, and their events wait for the store to come back.
+the others go on: nobody will start them again, and their events wait for the store to come back. Nothing is claimed
+meanwhile. The loop sees to that, because the beat's thread may be waiting for an answer that never comes.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ from asm_core.domain.lease import Lease
 from asm_core.domain.run import OnWorkerLost
 from asm_core.manager.signals import RunSignals, StopCause
 from asm_core.ports.queue import Claimed, HeldLease
-from asm_core.stores.postgres.beat import PostgresBeat
+from asm_core.stores.postgres.beat import BEAT_TIMEOUT_MS, PostgresBeat
 from asm_core.stores.postgres.queue import PostgresRunQueue
 
 log = logging.getLogger(__name__)
 
 EXIT_LOOP_STALLED = 70
+BEAT_ANSWER_S = BEAT_TIMEOUT_MS / 1000 + 1
+"""A beat without an answer for this long is given up, and tried on a new connection."""
 STRIKES = 2
 """Beats in a row that must agree before an unknown lease is handed back."""
 
@@ -89,6 +92,9 @@ class LeaseKeeper:
         self._empty.set()
         self._background: set[asyncio.Task[None]] = set()
         self._confirmed_at = self._answered_at = time.monotonic()
+        self._asked_at: float | None = None
+        """When the beat that is under way began."""
+        self._is_registered = False
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._run, name="asm-beat", daemon=True)
 
@@ -99,6 +105,12 @@ class LeaseKeeper:
     @property
     def free_slots(self) -> int:
         return 0 if self.draining else max(0, self.slots - self.held)
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the store has said lately that this worker lives."""
+        silence_s = time.monotonic() - self._confirmed_at
+        return self._is_registered and silence_s <= self._times.self_fence_after.total_seconds()
 
     async def start(self) -> None:
         """Register and begin to beat. Raises AsmError `storage_connection_failed`, `migration_required`."""
@@ -117,6 +129,7 @@ class LeaseKeeper:
             self.worker_id, hostname=socket.gethostname(), pid=os.getpid(), slots=self.slots
         )
         self._confirmed_at = time.monotonic()
+        self._is_registered = True
         log.info("registered as %s with %d slots", self.worker_id, self.slots)
 
     @contextmanager
@@ -171,16 +184,21 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._end.wait(self._times.beat_interval.total_seconds()):
             self._check_loop()
-            asked_with = frozenset(self._held)
-            sent_at = time.monotonic()
-            try:
-                leases = self._beat.beat(self.worker_id, draining=self.draining)
-            except AsmError as error:
-                log.warning("beat not confirmed: %s", error)
-                self._self_fence()
-                continue
-            self._confirmed_at = sent_at
-            self._loop.call_soon_threadsafe(self._reconcile, asked_with, leases)
+            if self._is_registered:
+                self._ask()
+
+    def _ask(self) -> None:
+        asked_with = frozenset(self._held)
+        self._asked_at = sent_at = time.monotonic()
+        try:
+            leases = self._beat.beat(self.worker_id, draining=self.draining)
+        except AsmError as error:
+            log.warning("beat not confirmed: %s", error)
+            return
+        finally:
+            self._asked_at = None
+        self._confirmed_at = sent_at
+        self._loop.call_soon_threadsafe(self._reconcile, asked_with, leases)
 
     def _check_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._answered)
@@ -188,11 +206,17 @@ class LeaseKeeper:
             log.critical("the run loop has not answered for %d ms: ending this process", self._settings.loop_stall_ms)
             os._exit(EXIT_LOOP_STALLED)
 
-    def _self_fence(self) -> None:
-        if time.monotonic() - self._confirmed_at > self._times.self_fence_after.total_seconds():
-            self._loop.call_soon_threadsafe(self._stop_repeatable)
-
     # On the loop
+
+    async def watch(self) -> None:
+        """Until cancelled: look after the beat."""
+        while True:
+            await asyncio.sleep(self._times.beat_interval.total_seconds())
+            if not self.is_confirmed:
+                self._stop_repeatable()
+            asked_at = self._asked_at
+            if asked_at is not None and time.monotonic() - asked_at > BEAT_ANSWER_S:
+                self._beat.hang_up()
 
     def _answered(self) -> None:
         self._answered_at = time.monotonic()
@@ -228,16 +252,20 @@ class LeaseKeeper:
         """Everything held belongs to others now; begin again under a new name."""
         log.warning("worker %s was declared dead; its %d runs are left", self.worker_id, self.held)
         self.stop_all(StopCause.LEASE_LOST)
+        self._is_registered = False
         self.worker_id = new_id(ids.WORKER)
-        self._spawn(self._register_again(self.worker_id))
+        self._spawn(self._register_again())
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
-    async def _register_again(self, worker_id: str) -> None:
-        try:
-            await self._register()
-        except AsmError as error:  # the next beat finds no row and tries again
-            log.warning("cannot register as %s yet: %s", worker_id, error)
+    async def _register_again(self) -> None:
+        """Until it is done; there is no beat before, because one without a row would say dead again."""
+        while not self._is_registered:
+            try:
+                await self._register()
+            except AsmError as error:
+                log.warning("cannot register as %s yet: %s", self.worker_id, error)
+                await asyncio.sleep(self._times.beat_interval.total_seconds())

@@ -138,6 +138,7 @@ async def open_worker(
         stack.push_async_callback(
             _end,
             asyncio.gather(
+                leases.watch(),
                 deps.writer.run(),
                 publisher.run(),
                 nudges.run(),

@@ -21,9 +21,9 @@ from asm_core.manager.submit import RunRequest
 
 RUNS = next((int(word) for word in sys.argv[1:] if word.isdigit()), 50 if SMALL else 500)
 DELAY_MS = 200
-WINDOW_S = 4 if SMALL else 20
+WINDOW_S = 2 if SMALL else 20
 """In which all runs stream and everything is counted."""
-START_S = 5 if SMALL else 25
+START_S = 3 if SMALL else 25
 """Granted for all runs to begin; the runs are that much longer."""
 TEXT = "some words, as many as models stream.. "
 

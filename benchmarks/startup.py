@@ -23,7 +23,7 @@ from _common import (
     SMALL, TENANT, Stack, client, cpu_s, digits, free_port, new_session, report, spread, stack, submit,
 )  # fmt: skip
 
-ROUNDS = 2 if SMALL else 10
+ROUNDS = 1 if SMALL else 10
 STARTS = 1 if SMALL else 5
 ROOT = Path(__file__).parents[1]
 HELP_LIMIT_MS = 250.0

@@ -8,26 +8,30 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import pytest
 
+from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.run import RunOutcome
 from asm_core.ports.queue import Claimed
 from asm_core.stores.sql.verify import verify_database
 from tests.builders import HANDED_BACK, RETRY, World, a_session, a_submission, an_outcome, open_world, some_events
 
 SESSIONS, WORKERS, STEPS, CAP = 5, 6, 250, 7
+TIMES = FleetTimes(stale_wake=timedelta(milliseconds=50))
 REFUSALS = {ErrorCode.MAX_RUNS_EXCEEDED, ErrorCode.INVALID_OPERATION, ErrorCode.INVALID_TRANSITION}
 
 
 @pytest.fixture
 async def limited(database_url: str) -> AsyncIterator[World]:
-    async with open_world(database_url, limiter="fleet", max_size=WORKERS + 2) as world:
+    async with open_world(database_url, limiter="fleet", max_size=WORKERS + 2, times=TIMES) as world:
         await world.queue.set_limiter("fleet", CAP)
         yield world
 
@@ -48,9 +52,12 @@ class Life:
     world: World
     rng: random.Random
     sessions: list[str]
+    wakeups: list[str]
+    """Shared by all."""
     worker_id: str = ""
     terms: list[Term] = field(default_factory=list)
     zombies: list[Term] = field(default_factory=list)
+    one_shots: list[str] = field(default_factory=list)
     acknowledged: set[str] = field(default_factory=set)
 
     async def live(self) -> None:
@@ -75,12 +82,15 @@ class Life:
         key = self.rng.choice([None, None, "a", "b"]) if session is None else None
         submission = a_submission(session_id, options=options, idempotency_key=key, new_session=session)
         for _ in range(self.twice()):
-            await self.world.queue.submit(submission)
+            self.wake((await self.world.queue.submit(submission)).wake)
         if session:
             self.sessions.append(session_id)
+            del self.sessions[SESSIONS:-SESSIONS]
+            self.one_shots.append(session_id)
 
     async def claim(self) -> None:
-        claim = await self.world.queue.claim(await self.a_session_to_look_at(), self.worker_id)
+        claim = await self.world.queue.claim(self.a_session_to_look_at(), self.worker_id)
+        self.wake(claim.wake)
         if isinstance(claim, Claimed):
             term = Term(claim.lease)
             self.terms.append(term)
@@ -89,10 +99,12 @@ class Life:
         elif claim.reason == "lost":
             await self.die()
 
-    async def a_session_to_look_at(self) -> str:
-        """A wakeup may be right or wrong."""
-        ready = await self.world.queue.claimable(10) if self.rng.random() < 0.8 else []
-        return self.rng.choice(ready or self.sessions)
+    def a_session_to_look_at(self) -> str:
+        """A wakeup that somebody sent; some are lost, some are wrong."""
+        return self.wakeups.pop(0) if self.wakeups and self.rng.random() < 0.8 else self.rng.choice(self.sessions)
+
+    def wake(self, sessions: Sequence[str]) -> None:
+        self.wakeups += [one for one in sessions if self.rng.random() < 0.9]
 
     async def start(self, term: Term) -> None:
         term.attempt = (await self.world.queue.start(term.lease)).attempt
@@ -130,23 +142,29 @@ class Life:
             status = self.rng.choice([RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.TIMEOUT, RunStatus.PENDING])
             outcome = HANDED_BACK if status is RunStatus.PENDING else an_outcome(status)
             for _ in range(self.twice()):
-                await self.mine(self.world.queue.finish(term.lease, outcome), term)
+                await self.mine(self.finish(term, outcome), term)
             self.forget(term)
+
+    async def finish(self, term: Term, outcome: RunOutcome) -> None:
+        self.wake((await self.world.queue.finish(term.lease, outcome)).wake)
 
     async def cancel(self) -> None:
         rows = await self.world.sql("SELECT id FROM asm_runs ORDER BY random() LIMIT 1")
         for row in rows:
-            await self.world.queue.request_cancel(row["id"], "default", self.rng.choice(["cancel", "interrupt"]))
+            kind = self.rng.choice(["cancel", "interrupt"])
+            self.wake((await self.world.queue.request_cancel(row["id"], "default", kind)).wake)
 
     async def hand_back(self) -> None:
         """Also of a lease that is not this worker's: its claim's answer was lost."""
         rows = await self.world.sql("SELECT run_id, fence FROM asm_run_leases ORDER BY random() LIMIT 1")
         for row in rows:
-            await self.world.queue.hand_back(row["run_id"], row["fence"], "unknown_lease")
+            given = await self.world.queue.hand_back(row["run_id"], row["fence"], "unknown_lease")
+            self.wake(given.wake if given else ())
 
     async def pause_or_resume(self) -> None:
         to = self.rng.choice([SessionStatus.PAUSED, SessionStatus.ACTIVE, SessionStatus.ACTIVE])
-        await self.world.queue.change_session(self.rng.choice(self.sessions), "default", to)
+        change = await self.world.queue.change_session(self.rng.choice(self.sessions), "default", to)
+        self.wake(change.wake)
 
     async def die(self) -> None:
         await self.world.silence(self.worker_id)
@@ -157,11 +175,11 @@ class Life:
     async def haunt(self) -> None:
         if self.zombies:
             term = self.rng.choice(self.zombies)
-            await self.mine(self.world.queue.finish(term.lease, an_outcome()), term)
+            await self.mine(self.finish(term, an_outcome()), term)
 
     async def sweep(self) -> None:
         await self.world.make_sweep_due()
-        await self.world.queue.sweep()
+        self.wake((await self.world.queue.sweep()).wake)
 
     async def mine(self, step: Awaitable[object], term: Term) -> None:
         try:
@@ -183,7 +201,8 @@ async def test_whatever_happens_the_database_is_sound(limited: World, seed: int)
     """DESIGN §9 at the end, and in the midst of it."""
     rng = random.Random(seed)
     sessions = [await limited.session(max_concurrent_runs=rng.randint(1, 3)) for _ in range(SESSIONS)]
-    lives = [Life(limited, random.Random(f"{seed}-{number}"), sessions) for number in range(WORKERS)]
+    wakeups: list[str] = []
+    lives = [Life(limited, random.Random(f"{seed}-{number}"), sessions, wakeups) for number in range(WORKERS)]
     work = asyncio.gather(*(life.live() for life in lives))
     while not work.done():
         report = await verify_database(limited.url)
@@ -191,7 +210,7 @@ async def test_whatever_happens_the_database_is_sound(limited: World, seed: int)
         await asyncio.wait({work}, timeout=0.5)
     await work
 
-    await bring_to_an_end(limited, sessions)
+    await bring_to_an_end(limited, [*sessions[:SESSIONS], *(one for life in lives for one in life.one_shots)])
 
     stored = {row["id"] for row in await limited.sql("SELECT id FROM asm_events")}
     for life in lives:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import runpy
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -82,3 +84,13 @@ def test_a_forbidden_change_names_both_sides(old: SessionStatus, new: SessionSta
         check_session_transition("ses_1", old, new)
     assert caught.value.code is ErrorCode.INVALID_TRANSITION
     assert caught.value.details == {"session_id": "ses_1", "from": str(old), "to": str(new)}
+
+
+def test_the_drawing_follows_the_tables() -> None:
+    """docs/lifecycle.md is drawn, not written: `python docs/draw_lifecycle.py`."""
+    drawing = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "draw_lifecycle.py"))
+    assert drawing["PAGE"].read_text(encoding="utf-8") == drawing["page"]()
+    for reasons, transitions in (("RUN_REASONS", RUN_TRANSITIONS), ("SESSION_REASONS", SESSION_TRANSITIONS)):
+        assert all(after in transitions[before] for before, after in drawing[reasons]), (
+            "no reason for what cannot happen"
+        )

@@ -6,11 +6,11 @@ import time
 
 import pytest
 
-from asm_core.adapters.shell import MAX_JUDGED, CommandRules
+from asm_core.adapters.shell_rules import MAX_JUDGED, CommandRules
 from asm_core.domain.errors import AsmError, ErrorCode
 
-ALLOWED = ("ls", "echo", "cat", "grep", "[", "true", "env", "sudo", "nohup", "exec", "command", "time", "xargs", "nice")
-ALLOWED += ("timeout", "sh", "bash", "find", "sort")
+PROGRAMS = ("ls", "echo", "cat", "grep", "sort", "[", "true", "false", "find", "sh", "bash")
+ALLOWED = (*PROGRAMS, "env", "sudo", "nohup", "exec", "command", "time", "xargs", "nice", "timeout")
 
 RUNS = [
     "ls",

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 
 from asm_core.ports.queue import HeldLease
-from asm_core.stores.postgres.pool import CONNECT_TIMEOUT_S, to_asm_error
+from asm_core.stores.postgres.pool import CONNECT_TIMEOUT_S, hang_up, to_asm_error
 
 BEAT_TIMEOUT_MS = 2_000
 
@@ -38,6 +38,12 @@ class PostgresBeat:
             self.close()
             raise to_asm_error(cause) from cause
         return None if row is None or row[0] is None else [_lease(value) for value in row[0]]
+
+    def hang_up(self) -> None:
+        """From another thread: a beat that waits for its answer fails now."""
+        connection = self._connection
+        if connection is not None:
+            hang_up(connection)
 
     def close(self) -> None:
         if self._connection is not None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any
 
 import psycopg
@@ -19,6 +22,9 @@ CONNECT_TIMEOUT_S = 3
 CHECKOUT_TIMEOUT_S = 3.0
 LOCK_TIMEOUT_MS = 2_000
 STATEMENT_TIMEOUT_MS = 5_000
+ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_MS / 1000 + 2
+"""The statement timeout is the server's word; where no server is left to keep it, we hang up."""
+CHECK_TIMEOUT_S = 1.0
 MAX_TRIES = 3
 """Of one transaction, when the database asks for it (deadlock, serialization) or a pooled connection was dead."""
 
@@ -29,7 +35,7 @@ class Pool:
     """A pool of autocommit connections on which each call is one function, hence one transaction."""
 
     def __init__(self, database_url: str, *, application_name: str, max_size: int) -> None:
-        self._pool: AsyncConnectionPool[Connection] = AsyncConnectionPool(
+        self._pool: AsyncConnectionPool[Connection] = _ConnectionPool(
             database_url,
             kwargs={
                 "autocommit": True,
@@ -69,8 +75,9 @@ class Pool:
             try:
                 with mapped_errors():
                     async with self._pool.connection() as connection:
-                        cursor = await connection.execute(query, params, prepare=True)
-                        return await cursor.fetchall()
+                        with _answer_within(ANSWER_TIMEOUT_S, connection):
+                            cursor = await connection.execute(query, params, prepare=True)
+                            return await cursor.fetchall()
             except AsmError as error:
                 if not tries_left or not error.details.get("again"):
                     raise
@@ -84,6 +91,28 @@ class Pool:
         with mapped_errors():
             async with self._pool.connection() as connection:
                 yield connection
+
+
+class _ConnectionPool(AsyncConnectionPool[Connection]):
+    @staticmethod
+    async def check_connection(conn: Any) -> None:
+        with _answer_within(CHECK_TIMEOUT_S, conn):
+            await AsyncConnectionPool.check_connection(conn)
+
+
+@contextmanager
+def _answer_within(timeout_s: float, connection: psycopg.AsyncConnection[Any]) -> Iterator[None]:
+    timer = asyncio.get_running_loop().call_later(timeout_s, hang_up, connection)
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def hang_up(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> None:
+    """Whoever waits for an answer on this connection fails now; the network itself may take many minutes to notice."""
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.pgconn.socket)) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 async def _use_orjson(connection: psycopg.AsyncConnection[Any]) -> None:
