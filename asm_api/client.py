@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 DEFAULT_SERVER = "http://127.0.0.1:8420"
 CONNECT_TIMEOUT_S = 5.0
-RETRY_S = 2.0
-"""How long one call is tried again."""
+RETRY_S = 1.0
+"""How long one call is tried again; at least once."""
 RECONNECT_S = 60.0
 """How long `follow` and `wait` try to reach a server that they had reached before."""
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
@@ -518,5 +518,7 @@ class AsmClient:
             pumping.result()
         finally:
             pumping.cancel()
-            with suppress(RuntimeError):  # the client was closed meanwhile
+            try:
                 self._portal.call(receive.aclose)
+            except RuntimeError:  # the client was closed meanwhile, its loop is gone
+                receive.close()

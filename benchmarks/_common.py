@@ -1,14 +1,11 @@
 """
-What the benchmarks share: a stack of their own, statistics, and the one JSON object that each prints.
-
-The stack is Postgres with fsync, Redis, and as many processes of ASM as asked for. Nothing of it is left behind.
-Figures of a shared machine are only worth their ratios: each stands beside a limit measured in the same run.
+What the benchmarks share: a stack of their own (Postgres with fsync, Redis, as many processes of ASM as asked for), of
+which nothing is left behind, and the managers to drive it with.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 import tempfile
@@ -35,7 +32,6 @@ from asm_core.stores.sql.migrate import migrate
 TENANT = DEFAULT_TENANT
 READY_TIMEOUT_S = 60.0
 POLL_S = 0.002
-SMALL = "--small" in sys.argv
 
 
 class Stack:
@@ -55,23 +51,27 @@ class Stack:
         row = self.db.execute(query, params, prepare=False).fetchone()
         return row[0] if row else None
 
-    def start(self, name: str, command: Sequence[str]) -> psutil.Process:
+    def start(self, name: str, command: Sequence[str], is_ready: Callable[[psutil.Process], Any]) -> psutil.Process:
+        """A child, when it is ready. Raises RuntimeError with its last words if it ended instead."""
         child = Child(name, [sys.executable, *command], self.folder / f"{name}.log", self.environment)
         self.children.append(child)
-        return psutil.Process(child.process.pid)
-
-    def worker(self, name: str = "worker", concurrency: int = 100) -> psutil.Process:
-        """A worker process; returns when it is registered."""
-        process = self.start(name, ["-m", "asm_api.cli", "worker", "--concurrency", str(concurrency), "--name", name])
-        until(lambda: self.value("SELECT 1 FROM asm_workers WHERE pid = %s AND lost_at IS NULL", process.pid))
+        process = psutil.Process(child.process.pid)
+        until(lambda: child.process.poll() is not None or is_ready(process))
+        if child.process.poll() is not None:
+            raise RuntimeError(f"{name} ended: {child.last_words()}")
         return process
 
+    def worker(self, name: str = "worker", concurrency: int = 100) -> psutil.Process:
+        """A worker process, registered."""
+        registered = "SELECT 1 FROM asm_workers WHERE pid = %s AND lost_at IS NULL"
+        command = ["-m", "asm_api.cli", "worker", "--concurrency", str(concurrency), "--name", name]
+        return self.start(name, command, lambda process: self.value(registered, process.pid))
+
     def api(self) -> tuple[psutil.Process, int]:
-        """An API process and its port; returns when it accepts connections."""
+        """An API process that accepts connections, and its port."""
         port = free_port()
-        process = self.start("api", ["-m", "asm_api.cli", "api", "--port", str(port)])
-        until(lambda: any(c.status == "LISTEN" for c in process.net_connections()))
-        return process, port
+        command = ["-m", "asm_api.cli", "api", "--port", str(port)]
+        return self.start("api", command, _listens), port
 
     def stop_children(self) -> None:
         """At once; what they held is of no interest any more."""
@@ -79,6 +79,10 @@ class Stack:
             child.process.kill()
             child.process.wait()
         self.children.clear()
+
+
+def _listens(process: psutil.Process) -> bool:
+    return any(connection.status == psutil.CONN_LISTEN for connection in process.net_connections())
 
 
 @contextmanager
@@ -128,29 +132,6 @@ def until(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S, pause_s:
 async def eventually(holds: Callable[[], Any], timeout_s: float = READY_TIMEOUT_S, pause_s: float = 0.01) -> Any:
     """The same without holding up the loop."""
     async with asyncio.timeout(timeout_s):
-        while not (answer := holds()):
+        while not (answer := holds()):  # noqa: ASYNC110 - nobody could tell us
             await asyncio.sleep(pause_s)
     return answer
-
-
-def cpu_s(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
-
-
-def spread(values: Sequence[float], scale: float = 1.0) -> dict[str, float]:
-    """Minimum, median, 99th percentile, maximum, and how many."""
-    ordered = sorted(values)
-    at = {"min": 0, "p50": len(ordered) // 2, "p99": min(len(ordered) - 1, len(ordered) * 99 // 100), "max": -1}
-    return {name: digits(ordered[place] * scale) for name, place in at.items()} | {"n": len(ordered)}
-
-
-def digits(value: float) -> float:
-    """Four significant ones; more would pretend."""
-    return float(f"{value:.4g}")
-
-
-def report(benchmark: str, **figures: Any) -> None:
-    """The benchmark's one JSON object on stdout."""
-    machine = {"cpus": os.cpu_count(), "load_1m": digits(os.getloadavg()[0]), "python": sys.version.split()[0]}
-    print(json.dumps({"benchmark": benchmark, "small": SMALL, "machine": machine} | figures, indent=2))

@@ -13,7 +13,8 @@ from datetime import datetime
 from typing import Any
 
 import psutil
-from _common import SMALL, Deps, Stack, client, cpu_s, digits, eventually, new_id, report, spread, stack
+from _common import Deps, Stack, client, eventually, new_id, stack
+from _figures import SMALL, cpu_s, digits, report, spread
 
 from asm_core.clock import SystemClock
 from asm_core.domain.session import Session
@@ -57,7 +58,7 @@ def watch(bench: Stack, worker: psutil.Process) -> dict[str, Any]:
     cpu_share = (cpu_s(worker) - cpu) / (time.monotonic() - began)
     in_flight = bench.value("SELECT count(*) FROM asm_run_leases WHERE started_at IS NOT NULL")
     lags = bench.db.execute(
-        "SELECT extract(epoch FROM stored_at - \"timestamp\")::float FROM asm_events"
+        'SELECT extract(epoch FROM stored_at - "timestamp")::float FROM asm_events'
         " WHERE type = 'message_streamed' AND stored_at > %s AND stored_at <= %s + make_interval(secs => %s)",
         (since, since, WINDOW_S),
     ).fetchall()

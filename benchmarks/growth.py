@@ -18,19 +18,14 @@ from collections.abc import Awaitable
 from datetime import timedelta
 from typing import TypeVar
 
-from _common import SMALL, TENANT, Stack, digits, new_id, report, stack
-from append import RAW
+from _common import TENANT, Stack, stack
+from _figures import SMALL, digits, report
+from _inflight import WORKER, chunk, context, register, submission
 
-from asm_core.clock import SystemClock
 from asm_core.config import FleetTimes
-from asm_core.domain.event import Event
-from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
-from asm_core.domain.run import RunOptions, RunOutcome
-from asm_core.domain.session import Session
-from asm_core.pipeline import ingest
-from asm_core.pipeline.context import RunContext
-from asm_core.ports.queue import Claimed, Submission
+from asm_core.domain.run import RunOutcome
+from asm_core.ports.queue import Claimed
 from asm_core.ports.store import EventFilter
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
@@ -73,7 +68,7 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
     queue = PostgresRunQueue(bench.settings.database_url, application_name="bench", times=TIMES)
     store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
     await queue.open()
-    await queue.register_worker("wrk_bench", hostname="bench", pid=1, slots=100)
+    await register(queue)
     for _ in range(REPEATS):
         await one_life(queue, defaultdict(list))  # warm
     found: dict[int, Seconds] = {}
@@ -93,16 +88,13 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
 
 async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
     """A run of a new session, from submit to its end."""
-    session = Session.new(id=new_id("ses"), now=SystemClock().now(), agent_id="bench")
-    await queue.create_session(session)
-    submission = Submission(
-        run_id=new_id("run"), session_id=session.id, tenant_id=TENANT, input={}, options=RunOptions(provider="scripted")
-    )
-    await _timed("submit", seconds, queue.submit(submission))
-    claim = await _timed("claim", seconds, queue.claim(session.id, "wrk_bench"))
+    submitted = await _timed("submit", seconds, queue.submit(await submission(queue)))
+    claim = await _timed("claim", seconds, queue.claim(submitted.session_id, WORKER))
     assert isinstance(claim, Claimed)
     await _timed("start", seconds, queue.start(claim.lease))
-    await _timed(f"append_{BATCH}", seconds, queue.append([(claim.lease, _events(claim.lease))]))
+    ctx = context(claim.lease)
+    events = [event for _ in range(BATCH) for event in chunk(ctx)]
+    await _timed(f"append_{BATCH}", seconds, queue.append([(claim.lease, events)]))
     await _timed("finish", seconds, queue.finish(claim.lease, RunOutcome(status=RunStatus.COMPLETED)))
 
 
@@ -111,11 +103,6 @@ async def pages(name: str, seconds: Seconds, store: SqlSessionStore, size: int) 
     for number in range(REPEATS):
         where = EventFilter(after=size // 2 * number // REPEATS)
         await _timed(name, seconds, store.get_events("ses_long", TENANT, where, 100))
-
-
-def _events(lease: Lease) -> list[Event]:
-    ctx = RunContext(lease.session_id, lease.run_id, lease.fence, 1, "scripted", SystemClock())
-    return [event for _ in range(BATCH) for event in ingest(RAW, ctx)]
 
 
 async def _timed(name: str, seconds: Seconds, work: Awaitable[T]) -> T:
@@ -133,7 +120,9 @@ def main() -> None:
     report(
         "growth",
         repeats=REPEATS,
-        median_ms_by_events={size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()},
+        median_ms_by_events={
+            size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()
+        },
         ratio_last_to_first={name: digits(last[name] / first[name]) for name in first},
     )
 

@@ -15,7 +15,8 @@ from itertools import count
 from typing import Any
 
 import psutil
-from _common import SMALL, TENANT, Deps, Stack, client, digits, eventually, new_session, report, spread, stack, submit
+from _common import TENANT, Deps, Stack, client, eventually, new_session, stack, submit
+from _figures import SMALL, digits, report, spread
 
 ROUNDS = {"fast": 1} if SMALL else {"fast": 10, "default": 5}
 CANCELS = 3 if SMALL else 30

@@ -8,7 +8,6 @@ is registered and until it has executed a run; `asm dev` from nothing, and again
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import signal
 import statistics
@@ -19,9 +18,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from _common import (
-    SMALL, TENANT, Stack, client, cpu_s, digits, free_port, new_session, report, spread, stack, submit,
-)  # fmt: skip
+from _common import TENANT, Stack, client, free_port, new_session, stack, submit
+from _figures import SMALL, cpu_s, digits, report, spread
 
 ROUNDS = 1 if SMALL else 10
 STARTS = 1 if SMALL else 5

@@ -16,6 +16,9 @@ from asm_core.domain.errors import AsmError, ErrorCode
 
 router = APIRouter(tags=["operation"])
 
+CHECK_S = 5.0
+"""For one needed service to answer a readiness check."""
+
 
 @router.get("/healthz")
 async def healthz() -> Response:
@@ -54,9 +57,12 @@ async def get_stats(deps: Wired, tenant_id: Tenant) -> Response:
 
 async def _problem(check: Callable[[], Awaitable[object]]) -> str | None:
     try:
-        await check()
+        async with asyncio.timeout(CHECK_S):
+            await check()
     except AsmError as error:
         return error.message
+    except TimeoutError:
+        return f"no answer within {CHECK_S:g} s"
     return None
 
 

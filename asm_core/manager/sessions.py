@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 
 from asm_core.domain.lifecycle import SessionStatus
@@ -40,9 +41,10 @@ class Sessions:
 
     async def _change(self, session_id: str, tenant_id: str, to: SessionStatus, cancel_queued: bool = False) -> Session:
         change = await self.queue.change_session(session_id, tenant_id, to, cancel_queued=cancel_queued)
-        for worker_id, run_id in change.nudges:
-            await self.nudges.nudge(worker_id, run_id, "cancel")
-        return await self._announce(change)
+        session = await self._announce(change)
+        # together: without Redis each takes its whole time limit
+        await asyncio.gather(*(self.nudges.nudge(worker_id, run_id, "cancel") for worker_id, run_id in change.nudges))
+        return session
 
     async def _announce(self, change: SessionChange) -> Session:
         self.publisher.publish(change.events)

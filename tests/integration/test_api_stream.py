@@ -261,6 +261,19 @@ async def test_until_idle_ends_behind_the_last_event(http: httpx2.AsyncClient, w
     assert [event["run_id"] for event in stream.events] == [first.run_id, second.run_id]
 
 
+async def test_until_idle_never_ends_before_the_last_event(
+    client: AsyncAsmClient, live: LiveApi, world: World, bus: RedisBus
+) -> None:
+    """Whatever instant of a run's end a stream's look at the queue meets."""
+    worker_id = await world.worker()
+    for _ in range(12):
+        lease = await world.running(worker_id=worker_id)
+        streams = [asyncio.create_task(_collect(client, lease.session_id, 10)) for _ in range(8)]
+        await eventually(lambda: _is_asked(live), GUARD_S)
+        await finish(world, bus, lease)
+        assert await asyncio.gather(*streams) == [[1, 2, 3]] * 8
+
+
 async def test_followers_of_a_session_share_one_subscription(
     http: httpx2.AsyncClient, live: LiveApi, world: World, bus: RedisBus, redis_url: str, redis_prefix: str
 ) -> None:
@@ -363,9 +376,9 @@ async def test_a_browser_and_an_unknown_session(http: httpx2.AsyncClient) -> Non
 
 
 async def _collect(client: AsyncAsmClient, session_id: str, how_many: int) -> list[int]:
-    """The numbers of a session's first events."""
+    """The numbers of a session's first events; of all there are, when it is idle before."""
     seen: list[int] = []
-    async with asyncio.timeout(GUARD_S), aclosing(client.follow(session_id)) as events:
+    async with asyncio.timeout(GUARD_S), aclosing(client.follow(session_id, until_idle=True)) as events:
         async for event in events:
             seen.append(event["sequence_number"])
             if len(seen) == how_many:
@@ -380,6 +393,10 @@ def _read_all(connection: socket.socket) -> bytes:
         while piece := connection.recv(65_536):
             pieces.append(piece)
     return b"".join(pieces)
+
+
+def _is_asked(live: LiveApi) -> None:
+    assert live.deps.hub.followers
 
 
 def _has_followers(live: LiveApi, how_many: int) -> None:

@@ -1,18 +1,26 @@
-"""Each benchmark at its smallest size: it runs, leaves no process behind and prints one JSON object with its figures."""
+"""Each benchmark at its smallest size: it runs, leaves no process behind and prints one JSON object."""
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import psutil
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "benchmarks"
 TIMEOUT_S = 120
+AT_ONCE = 3
+"""They mostly wait for servers to start."""
+MARK = "BENCHMARK_MARK"
 FIGURES = {
     "append": {"events_per_s", "raw_copy_rows_per_s", "one_event_ms", "bare_insert_ms"},
     "concurrency": {"in_flight", "events_per_s_to_asked", "kb_per_run", "emitted_to_stored_ms"},
@@ -23,6 +31,16 @@ FIGURES = {
     "startup": {"cpu_ms", "worker_s", "asm_dev"},
 }
 
+Done = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def running(request: pytest.FixtureRequest) -> Iterator[Mapping[str, Future[tuple[Done, list[str]]]]]:
+    """The chosen benchmarks, some at a time; the process and what is left of its children."""
+    chosen = [name for name in FIGURES if any(f"[{name}]" in item.name for item in request.session.items)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {name: pool.submit(_run, name) for name in chosen}
+
 
 def test_every_benchmark_is_kept_alive() -> None:
     """A new program in the folder gets its line above."""
@@ -30,24 +48,34 @@ def test_every_benchmark_is_kept_alive() -> None:
 
 
 @pytest.mark.parametrize("name", FIGURES)
-def test_benchmark_runs_at_its_smallest_size(name: str) -> None:
+def test_benchmark_runs_at_its_smallest_size(name: str, running: Mapping[str, Future[tuple[Done, list[str]]]]) -> None:
     """Its figures are there, no number of them is missing, and its processes are gone."""
-    before = set(psutil.pids())
-    command = [sys.executable, str(FOLDER / f"{name}.py"), "--small"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
+    done, left = running[name].result()
     assert done.returncode == 0, done.stderr[-2_000:]
     report = json.loads(done.stdout)
     assert report["benchmark"] == name
     assert report.keys() >= FIGURES[name]
     assert None not in _leaves(report)
-    assert not [line for line in _command_lines(set(psutil.pids()) - before) if "asm-bench-" in line]
+    assert not left
+
+
+def _run(name: str) -> tuple[Done, list[str]]:
+    mark = uuid4().hex
+    command = [sys.executable, str(FOLDER / f"{name}.py"), "--small"]
+    done = subprocess.run(
+        command, env=os.environ | {MARK: mark}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
+    )
+    return done, [" ".join(process.cmdline()) for process in psutil.process_iter() if _mark_of(process) == mark]
+
+
+def _mark_of(process: psutil.Process) -> str | None:
+    """Inherited by everything that a benchmark starts."""
+    with suppress(psutil.Error):
+        return process.environ().get(MARK)
+    return None
 
 
 def _leaves(value: Any) -> list[Any]:
     if isinstance(value, dict):
         return [leaf for item in value.values() for leaf in _leaves(item)]
     return [value]
-
-
-def _command_lines(pids: set[int]) -> list[str]:
-    return [" ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"]) if p.pid in pids]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -19,6 +20,9 @@ from asm_core.ports.store import EventFilter, FleetStats, Page, QueueStatus
 from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS, frame_of, run_of, session_of
 from asm_core.stores.sql.page_cursor import decode_cursor, encode_cursor
 from asm_core.stores.sql.tables import events, run_leases, runs, session_runtime, session_sequences, sessions, workers
+
+ANSWER_TIMEOUT_S = 32.0
+"""A little more than the engine's statement timeout: that one is the server's word, and a server may fall silent."""
 
 _queue = runs.alias("queue")
 _position = (
@@ -73,6 +77,14 @@ class SqlSessionStore:
 
     async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
         async with self._connection() as connection:
+            # runs first, then the counter: who finds no run left is told a number not before its terminal event
+            active = await connection.execute(
+                sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
+                .where(runs.c.session_id == session_id)
+                .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
+                .order_by(runs.c.submit_seq)
+            )
+            found = [dict(run) for run in active.mappings()]
             row = await _first(
                 connection,
                 sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
@@ -81,13 +93,6 @@ class SqlSessionStore:
             )
             if row is None:
                 raise _no_session(session_id)
-            active = await connection.execute(
-                sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
-                .where(runs.c.session_id == session_id)
-                .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
-                .order_by(runs.c.submit_seq)
-            )
-            found = [dict(run) for run in active.mappings()]
         return _queue_status(session_id, row, found)
 
     async def list_sessions(
@@ -190,8 +195,10 @@ class SqlSessionStore:
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[AsyncConnection]:
         try:
-            async with self._engine.connect() as connection:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S), self._engine.connect() as connection:
                 yield connection
+        except TimeoutError as cause:
+            raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, "the store did not answer in time") from cause
         except sa.exc.ProgrammingError as cause:
             if getattr(cause.orig, "sqlstate", "") in ("42P01", "42703"):
                 raise AsmError(ErrorCode.MIGRATION_REQUIRED) from cause
