@@ -45,6 +45,7 @@ def build_server(settings: Settings, host: str, port: int, deps_factory: DepsFac
         timeout_graceful_shutdown=settings.shutdown_timeout_s,
         ws="websockets-sansio",
         ws_max_size=settings.max_body_bytes,
+        ws_per_message_deflate=False,  # it would compress every event once per client
         log_config=None,  # asm_core.logs has set up logging
         access_log=False,
         server_header=False,

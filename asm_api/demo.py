@@ -18,11 +18,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from asm_core.stores.sql.verify import verify_database
-
 from asm_api.cli.events import EventPrinter
 from asm_api.client import AsyncAsmClient
 from asm_api.dev import POLL_S, DevOptions, Stack, free_port
+from asm_core.stores.sql.verify import verify_database
 
 DEADLINE_S = 120.0
 

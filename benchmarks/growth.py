@@ -3,7 +3,8 @@ What the transactions of a run's life and a page of events cost while the tables
 
 One session per 100 events and one ended run per 20 come along, and half of all events belong to one long session. The
 connections stay open, as a worker's do, and each size is met with the plans and statistics of the size before, as after
-a burst; the page also with fresh statistics, as Postgres makes them within a minute.
+a burst; the page also with fresh statistics, as Postgres makes them within a minute. A bare commit beside them shows
+what the machine contributes.
 
     python benchmarks/growth.py [--small]
 """
@@ -69,6 +70,7 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
     store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
     await queue.open()
     await register(queue)
+    bench.db.execute("CREATE TABLE bare AS SELECT 1 AS n")
     for _ in range(REPEATS):
         await one_life(queue, defaultdict(list))  # warm
     found: dict[int, Seconds] = {}
@@ -78,6 +80,7 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
         for _ in range(REPEATS):
             await one_life(queue, found[size])
             await _timed("sweep", found[size], queue.sweep())
+            await _timed("bare_commit", found[size], asyncio.to_thread(bench.db.execute, "UPDATE bare SET n = n + 1"))
         await pages("page_of_100_stale", found[size], store, size)
         bench.db.execute("ANALYZE")
         await pages("page_of_100", found[size], store, size)
@@ -117,13 +120,17 @@ def main() -> None:
         found = asyncio.run(measure(bench))
     medians = {size: {name: statistics.median(took) for name, took in row.items()} for size, row in found.items()}
     first, last = medians[SIZES[0]], medians[SIZES[-1]]
+    ratios = {name: last[name] / first[name] for name in first}
     report(
         "growth",
         repeats=REPEATS,
         median_ms_by_events={
             size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()
         },
-        ratio_last_to_first={name: digits(last[name] / first[name]) for name in first},
+        ratio_last_to_first={name: digits(slower) for name, slower in ratios.items()},
+        ratio_less_that_of_bare_commit={
+            name: digits(slower / ratios["bare_commit"]) for name, slower in ratios.items()
+        },
     )
 
 

@@ -47,9 +47,8 @@ def verify(database_url: DatabaseUrl = None, json: Json = False) -> None:
     with one_line_errors():
         import asyncio
 
-        from asm_core.stores.sql.verify import verify_database
-
         from asm_core.config import Settings
+        from asm_core.stores.sql.verify import verify_database
 
         report = asyncio.run(verify_database(database_url or Settings().database_url))
     if json:

@@ -25,15 +25,14 @@ def pack(frames: Sequence[EventFrame]) -> bytes:
 
 
 def unpack(session_id: str, message: bytes) -> list[EventFrame]:
-    """Frames in order; empty for a bare notice and for whatever this process cannot read: the store has it."""
-    header, *bodies = message.split(b"\n")
+    """Frames in order; empty, like a bare notice, for what this process cannot read."""
     try:
+        header, *bodies = message.split(b"\n")
         facts = loads(header)
-        if facts["v"] != VERSION:
-            return []
+        known = facts["e"] if facts["v"] == VERSION else ()
         return [
             EventFrame(session_id=session_id, sequence_number=number, type=kind, run_id=run_id, body=body)
-            for (number, kind, run_id), body in zip(facts["e"], bodies, strict=True)
+            for (number, kind, run_id), body in zip(known, bodies, strict=True)
         ]
     except (ValueError, KeyError, TypeError):
         return []

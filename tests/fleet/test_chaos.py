@@ -19,9 +19,8 @@ import pytest
 
 from asm_core.domain.errors import AsmError
 from asm_core.domain.lifecycle import RunStatus
-from tests.fixtures.fleet import Event, Fleet, Step
+from tests.fixtures.fleet import ROUNDS, Event, Fleet, Step
 
-ROUNDS = int(os.environ.get("ASM_FLEET_ROUNDS", "1"))
 SEED = int(os.environ.get("ASM_FLEET_SEED", "0")) or random.randrange(1, 2**32)
 SLOTS = (1, 1, 2, 2, 3, 3)
 """Of the sessions of a round."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import secrets
 from contextlib import ExitStack
 
+import pytest
+
 from asm_core.domain.lifecycle import RunStatus
-from tests.fixtures.faults import TcpProxy, eventually
-from tests.fixtures.fleet import TAKEOVER_S, Fleet
+from tests.fixtures.faults import TcpProxy, eventually, proxied
+from tests.fixtures.fleet import IS_LONG, TAKEOVER_S, Fleet
 from tests.fixtures.workers import processes_with
 
 STREAM = {"say": " ".join(map(str, range(80))), "chunks": 80, "delay_ms": 40}
@@ -27,8 +29,7 @@ async def test_isolated_worker_is_taken_over_and_cannot_interfere(fleet: Fleet) 
         proxies = [stack.enter_context(TcpProxy(fleet.servers.postgres.port)) for _ in range(2)]
         isolated = []
         for proxy in proxies:
-            url = fleet.database_url.replace(f":{fleet.servers.postgres.port}/", f":{proxy.port}/")
-            isolated += await fleet.add_workers(1, slots=2, ASM_DATABASE_URL=url)
+            isolated += await fleet.add_workers(1, slots=2, ASM_DATABASE_URL=proxied(fleet.database_url, proxy))
         lost = [await fleet.submit(session, STREAM) for session in failing]
         repeated = [await fleet.submit(session, STREAM, on_worker_lost="retry") for session in repeating]
         for run_id in (*lost, *repeated):
@@ -58,8 +59,7 @@ async def test_isolated_worker_stops_what_another_may_start(fleet: Fleet) -> Non
     session = await fleet.session()
     mark = f"601.{secrets.randbelow(10**9):09d}"
     with TcpProxy(fleet.servers.postgres.port) as proxy:
-        url = fleet.database_url.replace(f":{fleet.servers.postgres.port}/", f":{proxy.port}/")
-        await fleet.add_workers(1, ASM_DATABASE_URL=url)
+        await fleet.add_workers(1, ASM_DATABASE_URL=proxied(fleet.database_url, proxy))
         run_id = await fleet.submit(
             session, provider="shell", input={"command": f"sleep {mark}"}, on_worker_lost="retry"
         )
@@ -82,4 +82,21 @@ async def test_isolated_worker_stops_what_another_may_start(fleet: Fleet) -> Non
         await fleet.cancel(run_id)
         assert (await fleet.ended(run_id)).status is RunStatus.CANCELLED
         assert processes_with(mark) == []
+        await fleet.ends_well()
+
+
+@pytest.mark.skipif(not IS_LONG, reason="waits for the client's own bounds, about 10 s; runs in `make fleet`")
+async def test_worker_whose_connections_died_in_silence_comes_back(fleet: Fleet) -> None:
+    """Nothing ever answers on what was open, new connections work: it hangs up by itself and takes runs again."""
+    await fleet.start(0)
+    session = await fleet.session()
+    fleet.follow(session)
+    with TcpProxy(fleet.servers.postgres.port) as proxy:
+        [worker] = await fleet.add_workers(1, ASM_DATABASE_URL=proxied(fleet.database_url, proxy))
+        lost = await fleet.submit(session, STREAM)
+        await fleet.emitted(lost, "message_streamed", at_least=5)
+        proxy.forget()
+        following = await fleet.submit(session, {"say": "next"})
+        assert (await fleet.ended(following, 60)).status is RunStatus.COMPLETED
+        assert worker.is_alive
         await fleet.ends_well()

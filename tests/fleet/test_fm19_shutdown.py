@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from asm_core.domain.lifecycle import RunStatus
 from asm_workers.worker import EXIT_REPLACE_ME
-from tests.fixtures.faults import TcpProxy, eventually
+from tests.fixtures.faults import TcpProxy, eventually, proxied
 from tests.fixtures.fleet import Fleet
 from tests.fixtures.workers import WorkerProcess
 
@@ -58,8 +58,7 @@ async def test_worker_whose_consumer_is_dead_finishes_its_runs_and_leaves(fleet:
     session, other = await fleet.session(), await fleet.session()
     fleet.follow(session)
     with TcpProxy(fleet.servers.redis.port) as proxy:
-        proxied = fleet.settings.redis_url.replace(f":{fleet.servers.redis.port}/", f":{proxy.port}/")
-        [starving] = await fleet.add_workers(1, ASM_REDIS_URL=proxied)
+        [starving] = await fleet.add_workers(1, ASM_REDIS_URL=proxied(fleet.settings.redis_url, proxy))
         run_id = await fleet.submit(session, {"say": "x" * 50, "chunks": 50, "delay_ms": 100})
         await fleet.emitted(run_id, "message_streamed")
         proxy.stall_on(b"BRPOP")

@@ -65,14 +65,17 @@ def _run(name: str) -> tuple[Done, list[str]]:
     done = subprocess.run(
         command, env=os.environ | {MARK: mark}, capture_output=True, text=True, timeout=TIMEOUT_S, check=False
     )
-    return done, [" ".join(process.cmdline()) for process in psutil.process_iter() if _mark_of(process) == mark]
+    return done, _marked(mark)
 
 
-def _mark_of(process: psutil.Process) -> str | None:
-    """Inherited by everything that a benchmark starts."""
-    with suppress(psutil.Error):
-        return process.environ().get(MARK)
-    return None
+def _marked(mark: str) -> list[str]:
+    """Command lines of the processes that inherited the mark."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get(MARK) == mark:
+                found.append(" ".join(process.cmdline()))
+    return found
 
 
 def _leaves(value: Any) -> list[Any]:

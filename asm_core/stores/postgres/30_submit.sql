@@ -24,10 +24,10 @@ BEGIN
     IF NOT FOUND THEN
       SELECT * INTO k FROM asm_idempotency_keys WHERE tenant_id = v_tenant AND scope = v_scope AND key = v_key;
       IF k.request_hash <> p->>'request_hash' THEN RETURN jsonb_build_object('refused', 'already_exists', 'run_id', k.run_id); END IF;
-      RETURN asm_submitted(k.run_id, true);
+      RETURN CASE WHEN k.run_id = v_run THEN asm_submitted_before(v_run) ELSE asm_submitted(k.run_id, true) END;
     END IF;
-  ELSIF EXISTS (SELECT 1 FROM asm_runs WHERE id = v_run) THEN  -- this very submit, repeated after an unknown commit
-    RETURN asm_submitted(v_run, true);
+  ELSIF EXISTS (SELECT 1 FROM asm_runs WHERE id = v_run) THEN
+    RETURN asm_submitted_before(v_run);
   END IF;
   IF v_once THEN
     v_events := asm_create_session(p->'new_session', p_limiter)->'events';
@@ -63,3 +63,13 @@ LANGUAGE sql SET enable_seqscan = off AS $$
       WHERE q.session_id = r.session_id AND q.status = 'pending' AND q.submit_seq <= r.submit_seq) END)
     FROM asm_runs r WHERE r.id = p_run
 $$;
+
+-- This very submit, repeated after an unknown commit: not a replay to the caller, and the wakeup may have been lost.
+CREATE OR REPLACE FUNCTION asm_submitted_before(p_run text) RETURNS jsonb
+LANGUAGE plpgsql SET enable_seqscan = off AS $$
+DECLARE v_session text;
+BEGIN
+  SELECT session_id INTO v_session FROM asm_runs WHERE id = p_run;
+  PERFORM 1 FROM asm_session_runtime WHERE session_id = v_session FOR UPDATE;
+  RETURN asm_submitted(p_run, false) || jsonb_build_object('wake', asm_successors(v_session));
+END $$;

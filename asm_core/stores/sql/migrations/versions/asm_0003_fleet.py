@@ -109,6 +109,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Text),
         sa.Column("data", Json, nullable=False, server_default="{}"),
     )
+    op.execute("INSERT INTO asm_session_runtime (session_id, tenant_id) SELECT id, tenant_id FROM asm_sessions")
     op.create_index("asm_audit_log_session_id_index", "asm_audit_log", ["session_id", "id"])
     if _is_postgres():
         _upgrade_postgres()
