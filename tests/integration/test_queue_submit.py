@@ -121,12 +121,13 @@ async def test_a_key_belongs_to_one_request_of_one_session(world: World) -> None
 
 
 async def test_a_submit_repeated_after_an_unknown_commit_is_one_run(world: World) -> None:
-    """Without a key, the run's own id is the key."""
+    """Without a key, the run's own id is the key; the caller's first answer is the one he gets, wakeup included."""
     session_id = await world.session(max_queued_runs=0)
     submission = a_submission(session_id)
     first = await world.queue.submit(submission)
     again = await world.queue.submit(submission)
-    assert (again.run_id, again.replayed, again.position) == (first.run_id, True, 1)
+    assert again == first
+    assert (first.replayed, first.position, first.wake) == (False, 1, [session_id])
     assert await world.value("SELECT count(*) FROM asm_runs") == 1
 
 
@@ -223,7 +224,8 @@ async def test_a_one_shot_repeated_after_an_unknown_commit_is_one(world: World) 
     session = a_session()
     submission = a_submission(session.id, new_session=session)
     first, again = [await world.queue.submit(submission) for _ in range(2)]
-    assert (first.run_id, first.session_id, again.replayed) == (again.run_id, again.session_id, True)
+    assert (again.run_id, again.session_id, again.replayed) == (first.run_id, first.session_id, False)
+    assert again.wake == first.wake == [session.id]
 
 
 # Many at once
