@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -12,6 +12,7 @@ from typing import Annotated, Any
 from fastapi import Depends
 from starlette.requests import HTTPConnection
 
+from asm_core.background import background
 from asm_core.bus.hub import Hub
 from asm_core.bus.redis import RedisBus, open_redis
 from asm_core.config import Settings
@@ -32,8 +33,6 @@ from asm_workers.wakeups import CeleryWakeups
 log = logging.getLogger(__name__)
 
 APPLICATION = "asm-api"
-SETTLE_S = 2.0
-"""For the last events to reach the bus when the process ends."""
 LIMITER_RETRY_S = 2.0
 
 
@@ -88,11 +87,10 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         providers = build_providers(settings)
         stack.push_async_callback(providers.close)
         publisher = Publisher(bus, settings.event_limits.publish_buffer)
-        await stack.enter_async_context(_background(publisher.run()))
-        stack.push_async_callback(publisher.settle, SETTLE_S)
+        await stack.enter_async_context(publisher.running())
         if settings.limiter is not None and settings.max_parallel_runs is not None:
             work = _set_limiter(queue, settings.limiter, settings.max_parallel_runs)
-            await stack.enter_async_context(_background(work))
+            await stack.enter_async_context(background(work))
         hub = await stack.enter_async_context(Hub(bus, store, settings.subscriber_buffer).running())
         yield Deps(
             settings=settings,
@@ -124,13 +122,3 @@ async def _ping(ping: Callable[[], Any]) -> None:
         raise AsmError(
             ErrorCode.STORAGE_CONNECTION_FAILED, f"Redis cannot be reached ({type(cause).__name__})"
         ) from cause
-
-
-@asynccontextmanager
-async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    task = asyncio.create_task(work)
-    try:
-        yield
-    finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)

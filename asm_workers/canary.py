@@ -14,8 +14,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from celery import Celery
 
@@ -32,25 +31,31 @@ CHECKS_PER_OUTAGE = 6
 DIRECT_CLAIM_S = 1.0
 
 
+class Mine(Protocol):
+    """What the canary may ask of its worker."""
+
+    async def handle(self, session_id: str) -> str: ...
+
+    async def give_up(self) -> None: ...
+
+
 class Canary:
     """
     Args:
         queue_name: this worker's own queue.
-        look_at: handles a session as a wakeup would.
-        give_up: drains and ends the process.
+        worker: told to look at sessions when the broker is away, and to leave when its consumer is dead.
     """
 
     def __init__(
         self,
         settings: Settings,
-        *,
         app: Celery,
         broker: BrokerThread,
+        *,
         queue_name: str,
         queue: RunQueue,
         leases: LeaseKeeper,
-        look_at: Callable[[str], Awaitable[Any]],
-        give_up: Callable[[], Awaitable[None]],
+        worker: Mine,
     ) -> None:
         self._silence_s = settings.broker_outage_ms / 1000
         self._app = app
@@ -58,11 +63,10 @@ class Canary:
         self._queue_name = queue_name
         self._queue = queue
         self._leases = leases
-        self._look_at = look_at
-        self._give_up = give_up
+        self._worker = worker
         self._heard_at = time.monotonic()
         self._sent_at = time.monotonic()
-        self._claims: set[asyncio.Future[Any]] = set()
+        self._claims: set[asyncio.Task[str]] = set()
 
     def heard(self) -> None:
         """A canary came through; from any thread."""
@@ -83,7 +87,7 @@ class Canary:
         if time.monotonic() - self._sent_at < self._silence_s / 2:
             if time.monotonic() - self._heard_at > 2 * self._silence_s:
                 log.critical("the broker answers but nothing is consumed: leaving")
-                await self._give_up()
+                await self._worker.give_up()
         else:
             log.warning("no broker for %.0f s: claiming straight from the store", self._silence_s)
             await self._claim_directly()
@@ -96,7 +100,7 @@ class Canary:
             try:
                 free = self._leases.free_slots - len(self._claims)
                 for session_id in await self._queue.claimable(free) if free > 0 else ():
-                    claim = asyncio.ensure_future(self._look_at(session_id))
+                    claim = asyncio.create_task(self._worker.handle(session_id))
                     self._claims.add(claim)
                     claim.add_done_callback(self._claims.discard)
             except AsmError as error:

@@ -25,11 +25,12 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from asm_core.background import end_process
 from asm_core.clock import new_id
 from asm_core.config import Settings
 from asm_core.domain import ids
@@ -37,13 +38,14 @@ from asm_core.domain.errors import AsmError
 from asm_core.domain.lease import Lease
 from asm_core.domain.run import OnWorkerLost
 from asm_core.manager.signals import RunSignals, StopCause
+from asm_core.pipeline.publish import Publisher
 from asm_core.ports.queue import Claimed, HeldLease
+from asm_core.ports.wakeups import Wakeups
 from asm_core.stores.postgres.beat import BEAT_TIMEOUT_MS, PostgresBeat
 from asm_core.stores.postgres.queue import PostgresRunQueue
 
 log = logging.getLogger(__name__)
 
-EXIT_LOOP_STALLED = 70
 BEAT_ANSWER_S = BEAT_TIMEOUT_MS / 1000 + 1
 """A beat without an answer for this long is given up, and tried on a new connection."""
 STRIKES = 2
@@ -65,16 +67,18 @@ class LeaseKeeper:
     """
     Args:
         slots: runs this process may hold.
-        hand_back: gives up a lease this process does not know; called on the loop.
+        loop: where the runs are; the beat's thread reports there.
     """
 
     def __init__(
         self,
         settings: Settings,
         queue: PostgresRunQueue,
+        publisher: Publisher,
+        wakeups: Wakeups,
+        *,
         slots: int,
         loop: asyncio.AbstractEventLoop,
-        hand_back: Callable[[HeldLease], Coroutine[Any, Any, None]],
     ) -> None:
         self.worker_id = new_id(ids.WORKER)
         self.slots = slots
@@ -83,7 +87,8 @@ class LeaseKeeper:
         self._times = settings.times
         self._queue = queue
         self._loop = loop
-        self._hand_back = hand_back
+        self._publisher = publisher
+        self._wakeups = wakeups
         self._beat = PostgresBeat(settings.database_url)
         self._held: dict[Key, Held] = {}
         self._claiming: Counter[str] = Counter()
@@ -182,10 +187,13 @@ class LeaseKeeper:
     # The beat's thread
 
     def _run(self) -> None:
-        while not self._end.wait(self._times.beat_interval.total_seconds()):
-            self._check_loop()
-            if self._is_registered:
-                self._ask()
+        try:
+            while not self._end.wait(self._times.beat_interval.total_seconds()):
+                self._check_loop()
+                if self._is_registered:
+                    self._ask()
+        except Exception as error:
+            end_process("the beat failed", error)
 
     def _ask(self) -> None:
         asked_with = frozenset(self._held)
@@ -203,8 +211,7 @@ class LeaseKeeper:
     def _check_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._answered)
         if time.monotonic() - self._answered_at > self._settings.loop_stall_ms / 1000:
-            log.critical("the run loop has not answered for %d ms: ending this process", self._settings.loop_stall_ms)
-            os._exit(EXIT_LOOP_STALLED)
+            end_process(f"the run loop has not answered for {self._settings.loop_stall_ms} ms")
 
     # On the loop
 
@@ -247,6 +254,17 @@ class LeaseKeeper:
         for key, strikes in self._strikes.items():
             if strikes >= STRIKES:
                 self._spawn(self._hand_back(unknown[key]))
+
+    async def _hand_back(self, lease: HeldLease) -> None:
+        try:
+            finished = await self._queue.hand_back(lease.run_id, lease.fence, "unknown_lease")
+        except AsmError as error:
+            log.warning("cannot hand back %s yet: %s", lease.run_id, error)
+            return
+        if finished is not None:
+            log.warning("run %s was handed back: its claim's answer was lost", lease.run_id)
+            self._publisher.publish(finished.events)
+            self._wakeups.wake(finished.wake)
 
     def _declared_dead(self) -> None:
         """Everything held belongs to others now; begin again under a new name."""

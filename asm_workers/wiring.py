@@ -6,17 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 from celery import Celery
 
+from asm_core.background import background
 from asm_core.bus.redis import RedisBus
 from asm_core.clock import SystemClock
 from asm_core.config import Settings
+from asm_core.domain.errors import AsmError
 from asm_core.manager.signals import StopCause
 from asm_core.pipeline.persist import EventWriter
-from asm_core.pipeline.publish import Publisher
-from asm_core.ports.queue import HeldLease
+from asm_core.pipeline.publish import SETTLE_S, Publisher
 from asm_core.providers import build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_workers.broker import BrokerThread
@@ -31,20 +31,27 @@ from asm_workers.wakeups import CeleryWakeups
 
 log = logging.getLogger(__name__)
 
-SETTLE_S = 2.0
-"""For the last events to reach the bus when the process ends."""
-
 
 class Worker:
-    """A running worker process, as Celery's signals and tasks see it."""
+    """
+    A running worker process, as Celery's signals and tasks see it.
 
-    def __init__(self, deps: Deps, canary: Canary, settings: Settings) -> None:
-        self.deps = deps
-        self.canary = canary
-        self._settings = settings
+    Args:
+        leave: set when the worker has drained itself and wants to be replaced.
+    """
+
+    def __init__(self, deps: Deps, leave: asyncio.Event) -> None:
+        self._deps = deps
+        self._leave = leave
+        self.canary: Canary
 
     async def handle(self, session_id: str) -> str:
-        return await handle_wakeup(session_id, self.deps)
+        """`handle_wakeup`, or the error's code: with the store away the sweeper wakes the session again."""
+        try:
+            return await handle_wakeup(session_id, self._deps)
+        except AsmError as error:
+            log.warning("wakeup of %s came to nothing: %s", session_id, error)
+            return error.code
 
     async def drain(self, timeout_s: float) -> None:
         """
@@ -52,12 +59,17 @@ class Worker:
 
         Returns when nothing is held any more; bounded by the adapters' grace.
         """
-        leases = self.deps.leases
+        leases = self._deps.leases
         leases.draining = True
         if not await leases.until_empty(timeout_s):
             log.warning("%d runs did not finish in time: handing them back", leases.held)
             leases.stop_all(StopCause.SHUTDOWN)
-            await leases.until_empty(self._settings.run_limits.cancel_grace_s + SETTLE_S)
+            await leases.until_empty(self._deps.settings.run_limits.cancel_grace_s + SETTLE_S)
+
+    async def give_up(self) -> None:
+        """Drain, then ask to be replaced."""
+        await self.drain(self._deps.settings.drain_timeout_ms / 1000)
+        self._leave.set()
 
 
 @asynccontextmanager
@@ -71,84 +83,63 @@ async def open_worker(
         node: Celery's name of this worker.
         canary_queue: its own queue.
         slots: runs it may hold at once.
-        leave: set when the worker has drained itself and wants to be replaced.
+        leave: see `Worker`.
 
     Raises:
         AsmError: `storage_connection_failed`, `migration_required`.
     """
-    loop = asyncio.get_running_loop()
     async with AsyncExitStack() as stack:
         queue = PostgresRunQueue(
             settings.database_url, application_name="asm-worker", times=settings.times, limiter=settings.limiter
         )
         await queue.open()
         stack.push_async_callback(queue.close)
-        bus = RedisBus(settings.redis_url, settings.redis_prefix)
-        stack.push_async_callback(bus.close)
         broker = BrokerThread(app)
         stack.push_async_callback(asyncio.to_thread, broker.close)
-        publisher = Publisher(bus, settings.event_limits.publish_buffer)
-        stack.push_async_callback(publisher.settle, SETTLE_S)
-        wakeups = CeleryWakeups(settings, broker, app)
-        damper = Damper(settings, wakeups)
-        stack.push_async_callback(damper.close)
-        providers = build_providers(settings)
-        stack.push_async_callback(providers.close)
-
-        async def hand_back(lease: HeldLease) -> None:
-            finished = await queue.hand_back(lease.run_id, lease.fence, "unknown_lease")
-            if finished is not None:
-                log.warning("run %s was handed back: its claim's answer was lost", lease.run_id)
-                publisher.publish(finished.events)
-                wakeups.wake(finished.wake)
-
-        leases = LeaseKeeper(settings, queue, slots, loop, hand_back)
-        clock = SystemClock()
-        deps = Deps(
-            settings=settings,
-            queue=queue,
-            writer=EventWriter(queue, publisher, settings.event_limits, clock),
-            publisher=publisher,
-            leases=leases,
-            damper=damper,
-            wakeups=wakeups,
-            providers=providers,
-            task_events=TaskEvents(app, broker, node),
-            clock=clock,
-        )
-
-        async def give_up() -> None:
-            await worker.drain(settings.drain_timeout_ms / 1000)
-            leave.set()
-
-        canary = Canary(
-            settings,
-            app=app,
-            broker=broker,
-            queue_name=canary_queue,
-            queue=queue,
-            leases=leases,
-            look_at=lambda session_id: handle_wakeup(session_id, deps),
-            give_up=give_up,
-        )
-        worker = Worker(deps, canary, settings)
+        deps = await _open_deps(stack, settings, queue, app=app, broker=broker, node=node, slots=slots)
+        leases = deps.leases
         await leases.start()
         stack.push_async_callback(leases.stop)
-        nudges = NudgeListener(settings, lambda: leases.worker_id, leases.signal)
-        stack.push_async_callback(
-            _end,
-            asyncio.gather(
-                leases.watch(),
-                deps.writer.run(),
-                publisher.run(),
-                nudges.run(),
-                canary.run(),
-                sweep_forever(queue, publisher, wakeups, settings.times),
-            ),
+        worker = Worker(deps, leave)
+        canary = worker.canary = Canary(
+            settings, app, broker, queue_name=canary_queue, queue=queue, leases=leases, worker=worker
         )
+        nudges = NudgeListener(settings, lambda: leases.worker_id, leases.signal)
+        sweeps = sweep_forever(queue, deps.publisher, deps.wakeups, settings.times)
+        await stack.enter_async_context(background(leases.watch(), nudges.run(), canary.run(), sweeps))
         yield worker
 
 
-async def _end(background: asyncio.Future[Any]) -> None:
-    background.cancel()
-    await asyncio.gather(background, return_exceptions=True)
+async def _open_deps(
+    stack: AsyncExitStack,
+    settings: Settings,
+    queue: PostgresRunQueue,
+    *,
+    app: Celery,
+    broker: BrokerThread,
+    node: str,
+    slots: int,
+) -> Deps:
+    """What `handle_wakeup` works with."""
+    bus = RedisBus(settings.redis_url, settings.redis_prefix)
+    stack.push_async_callback(bus.close)
+    publisher = await stack.enter_async_context(Publisher(bus, settings.event_limits.publish_buffer).running())
+    clock = SystemClock()
+    writer = await stack.enter_async_context(EventWriter(queue, publisher, settings.event_limits, clock).running())
+    wakeups = CeleryWakeups(settings, broker, app)
+    damper = Damper(settings, wakeups)
+    stack.push_async_callback(damper.close)
+    providers = build_providers(settings)
+    stack.push_async_callback(providers.close)
+    return Deps(
+        settings=settings,
+        queue=queue,
+        writer=writer,
+        publisher=publisher,
+        leases=LeaseKeeper(settings, queue, publisher, wakeups, slots=slots, loop=asyncio.get_running_loop()),
+        damper=damper,
+        wakeups=wakeups,
+        providers=providers,
+        task_events=TaskEvents(app, broker, node),
+        clock=clock,
+    )

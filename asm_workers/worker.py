@@ -22,7 +22,6 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 
 from asm_core.config import Settings
-from asm_core.domain.errors import AsmError
 from asm_workers.app import CANARY_TASK, VERSION, WAKEUP_TASK, build_app, canary_queue, shard_queues
 from asm_workers.loop import RunLoop
 from asm_workers.pool import WakingPool
@@ -102,11 +101,7 @@ class WorkerProcess:
             if version != VERSION:
                 log.warning("a wakeup of version %s is not for this worker", version)
                 return "unknown_version"
-            try:
-                return loop.run(worker.handle(session_id))
-            except AsmError as error:  # the store is away: the sweeper wakes the session again
-                log.warning("wakeup of %s came to nothing: %s", session_id, error)
-                return error.code
+            return loop.run(worker.handle(session_id))
 
         @app.task(name=CANARY_TASK, send_events=False, ignore_result=True)
         def canary() -> None:

@@ -59,13 +59,12 @@ async def runs(bench: Stack, count: int) -> AsyncIterator[list[Run]]:
     queue = PostgresRunQueue(bench.settings.database_url, application_name="bench", times=bench.settings.times)
     await queue.open()
     await register(queue)
-    publisher = Publisher(Nowhere(), bench.settings.event_limits.publish_buffer)
-    writer = EventWriter(queue, publisher, bench.settings.event_limits, SystemClock())
-    tasks = [asyncio.create_task(writer.run()), asyncio.create_task(publisher.run())]
-    yield [Run(writer.bind(await lease(queue))) for _ in range(count)]
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
+    limits = bench.settings.event_limits
+    async with (
+        Publisher(Nowhere(), limits.publish_buffer).running() as publisher,
+        EventWriter(queue, publisher, limits, SystemClock()).running() as writer,
+    ):
+        yield [Run(writer.bind(await lease(queue))) for _ in range(count)]
     await queue.close()
 
 

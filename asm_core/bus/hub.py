@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from asm_core.background import background
 from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventFrame
 from asm_core.ports.bus import BusListener, EventBus
@@ -87,7 +88,6 @@ class Hub:
         self._buffer = buffer
         self._watches: dict[str, set[BufferedWatch]] = {}
         self._listener: BusListener | None = None
-        self._tasks: list[asyncio.Task[None]] = []
         self._closing = False
 
     @asynccontextmanager
@@ -95,14 +95,11 @@ class Hub:
         """The hub with its connection and its poll; ends all watches when it is left."""
         async with self._bus.listen() as listener:
             self._listener = listener
-            self._tasks = [asyncio.create_task(self._receive(listener)), asyncio.create_task(self._poll())]
-            try:
-                yield self
-            finally:
-                self.close_watches()
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
+            async with background(self._receive(listener), self._poll()):
+                try:
+                    yield self
+                finally:
+                    self.close_watches()
 
     @asynccontextmanager
     async def watch(self, session_id: str) -> AsyncIterator[BufferedWatch]:

@@ -78,6 +78,7 @@ class Submitter:
 
     async def _submit(self, session: Session, request: RunRequest, key: str | None, *, one_shot: bool) -> Submitted:
         options = self.check(session, request)
+        asked = (request, session.agent_id, session.context) if one_shot else (request,)
         submission = Submission(
             run_id=new_id(ids.RUN),
             session_id=session.id,
@@ -86,7 +87,7 @@ class Submitter:
             options=options,
             metadata=request.metadata,
             idempotency_key=key,
-            request_hash=request_hash(request) if key is not None else None,
+            request_hash=request_hash(*asked) if key is not None else None,
             new_session=session if one_shot else None,
         )
         submitted = await self.queue.submit(submission)

@@ -16,8 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import replace
 
+from asm_core.background import background
 from asm_core.config import EventLimits
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventType
@@ -99,6 +102,12 @@ class EventWriter:
         self._dirty: dict[RunWriter, None] = {}
         self._work = asyncio.Event()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[EventWriter]:
+        """The writer at work; what is in flight when the block ends is stored or not, and was confirmed to nobody."""
+        async with background(self._run()):
+            yield self
+
     def bind(self, lease: Lease) -> RunWriter:
         return RunWriter(lease, self)
 
@@ -107,8 +116,7 @@ class EventWriter:
         self._dirty[run] = None
         self._work.set()
 
-    async def run(self) -> None:
-        """Until cancelled; what is in flight then is settled by the next holder's retry or by nobody."""
+    async def _run(self) -> None:
         while True:
             await self._work.wait()
             batch = self._gather()

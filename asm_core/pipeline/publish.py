@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from itertools import groupby
 
+from asm_core.background import background
 from asm_core.domain.event import EventFrame
 from asm_core.ports.bus import EventBus, SessionBatch
+
+SETTLE_S = 2.0
+"""For the last events to reach the bus when the process ends."""
 
 
 class Publisher:
@@ -25,6 +30,13 @@ class Publisher:
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Publisher]:
+        """The publisher at work; when the block ends, what it was given leaves first, within `SETTLE_S`."""
+        async with background(self._run()):
+            yield self
+            await self.settle(SETTLE_S)
+
     def publish(self, frames: Sequence[EventFrame]) -> None:
         """Call only with what is committed; frames of one session in order, of any number of sessions."""
         for session_id, part in groupby(frames, key=lambda frame: frame.session_id):
@@ -32,8 +44,7 @@ class Publisher:
             self._idle.clear()
             self._work.set()
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    async def _run(self) -> None:
         while True:
             await self._work.wait()
             batch = [*self._waiting]

@@ -116,6 +116,13 @@ async def test_ten_clients_with_one_key_make_one_run(http: httpx2.AsyncClient, w
     assert fresh.status_code == (202 if one_shot else 429)
 
 
+@pytest.mark.parametrize("field", [{"agent_id": "somebody"}, {"context": {"system_prompt": "Be brief."}}])
+async def test_a_one_shots_session_is_part_of_what_its_key_stands_for(http: httpx2.AsyncClient, field: object) -> None:
+    headers = {"Idempotency-Key": "order-1"}
+    assert (await http.post("/v1/runs", json=INPUT, headers=headers)).status_code == 202
+    problem_in(await http.post("/v1/runs", json=INPUT | field, headers=headers), 409, "already_exists")
+
+
 async def test_a_key_belongs_to_its_session(http: httpx2.AsyncClient, world: World) -> None:
     """And is remembered after the session has ended, when a new run would be refused."""
     headers = {"Idempotency-Key": "same"}

@@ -275,7 +275,9 @@ async def test_signals_are_as_a_command_expects_them() -> None:
     """Nothing ignored, nothing blocked, whatever the worker does: a closed pipe ends its writer."""
     result = await run_command(sh("grep -E '^Sig(Ign|Blk)' /proc/self/status"), cwd="/")
     masks = [int(line.split()[1], 16) for line in result.stdout.splitlines()]
-    ours = sum(1 << number - 1 for number in signal.valid_signals())  # without libc's own two, which make's spawn ignores
+    ours = sum(
+        1 << number - 1 for number in signal.valid_signals()
+    )  # without libc's own two, which make's spawn ignores
     assert [mask & ours for mask in masks] == [0, 0]
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from asm_core.domain.event import SESSION_EVENTS, TERMINAL_EVENT_TYPES, Event, EventFrame, EventType
 from asm_core.domain.ids import event_id
-from asm_core.pipeline import ingest
+from asm_core.pipeline import ingest, publish
 from asm_core.pipeline.context import RunContext
 from asm_core.pipeline.normalize import NOT_FOR_ADAPTERS
 from asm_core.pipeline.publish import Publisher, merged
@@ -179,15 +178,13 @@ async def test_what_is_committed_is_announced_in_order_one_message_per_session()
     """DESIGN §5: while one publication is under way, what follows gathers."""
     bus = RecordingBus(held=True)
     publisher = Publisher(bus, buffer=100)
-    task = asyncio.create_task(publisher.run())
-    publisher.publish(frames_of("a", 1))
-    await asyncio.sleep(0)
-    for number in range(2, 5):
-        publisher.publish([*frames_of("a", number), *frames_of("b", number - 1)])
-    bus.open.set()
-    await publisher.settle(5)
+    async with publisher.running():
+        publisher.publish(frames_of("a", 1))
+        await asyncio.sleep(0)
+        for number in range(2, 5):
+            publisher.publish([*frames_of("a", number), *frames_of("b", number - 1)])
+        bus.open.set()
     assert [told(batch) for batch in bus.sent] == [[("a", [1])], [("a", [2, 3, 4]), ("b", [1, 2, 3])]]
-    await ended(task)
 
 
 async def test_a_full_buffer_sends_followers_to_the_store() -> None:
@@ -197,23 +194,20 @@ async def test_a_full_buffer_sends_followers_to_the_store() -> None:
     for number in range(1, 6):
         publisher.publish(frames_of("a", number))
     publisher.publish(frames_of("b", 1))
-    task = asyncio.create_task(publisher.run())
-    await publisher.settle(5)
-    assert [told(batch) for batch in bus.sent] == [[("a", []), ("b", [])]]
-    publisher.publish(frames_of("a", 6))
-    await publisher.settle(5)
+    async with publisher.running():
+        await publisher.settle(5)
+        assert [told(batch) for batch in bus.sent] == [[("a", []), ("b", [])]]
+        publisher.publish(frames_of("a", 6))
     assert told(bus.sent[-1]) == [("a", [6])]
-    await ended(task)
 
 
-async def test_settling_is_bounded_when_the_bus_hangs() -> None:
+async def test_settling_is_bounded_when_the_bus_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = RecordingBus(held=True)
     publisher = Publisher(bus, buffer=3)
-    task = asyncio.create_task(publisher.run())
-    publisher.publish(frames_of("a", 1))
-    await publisher.settle(0.01)
+    monkeypatch.setattr(publish, "SETTLE_S", 0.01)
+    async with publisher.running():
+        publisher.publish(frames_of("a", 1))
     assert bus.sent == []
-    await ended(task)
 
 
 async def test_publishing_nothing_is_nothing() -> None:
@@ -226,9 +220,3 @@ def test_merging_keeps_order_and_drops() -> None:
     assert told(merged([("a", frames_of("a", 1)), ("b", frames_of("b", 1)), ("a", frames_of("a", 2)), ("b", ())])) == [
         ("a", [1, 2]), ("b", []),
     ]  # fmt: skip
-
-
-async def ended(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    with suppress(asyncio.CancelledError):
-        await task

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any, cast
 
 import pytest
@@ -91,13 +91,8 @@ class Bench:
 @asynccontextmanager
 async def bench(**limits: Any) -> AsyncIterator[Bench]:
     one = Bench(**limits)
-    task = asyncio.create_task(one.writer.run())
-    try:
+    async with one.writer.running():
         yield one
-    finally:
-        task.cancel()
-        with suppress(asyncio.CancelledError):
-            await task
 
 
 async def put_all(run: RunWriter, how_many: int, first: int = 0) -> list[Event]:
