@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from asm_core.config import Settings
-from asm_core.devservers import find_postgres, find_redis
+from asm_core.devprograms import find_postgres, find_redis
 from asm_core.domain.errors import AsmError
 
 MAX_SKEW_S = 1.0

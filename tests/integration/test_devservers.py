@@ -22,8 +22,9 @@ import psycopg
 import pytest
 import redis
 
-from asm_core import devservers
-from asm_core.devservers import Server, find_postgres, find_redis, start_postgres, start_redis
+from asm_core import devprograms, devservers
+from asm_core.devprograms import find_postgres, find_redis
+from asm_core.devservers import Server, start_postgres, start_redis
 from asm_core.domain.errors import AsmError, ErrorCode
 
 ROOT = os.geteuid() == 0
@@ -63,8 +64,8 @@ def only_wheels(monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("ASM_PG_BINDIR", "ASM_REDIS_SERVER"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(devservers, "POSTGRES_FOLDERS", ())
-    monkeypatch.setattr(devservers, "HOMEBREW", ())
+    monkeypatch.setattr(devprograms, "POSTGRES_FOLDERS", ())
+    monkeypatch.setattr(devprograms, "HOMEBREW", ())
 
 
 @pytest.mark.parametrize("durable", [True, False])
@@ -202,7 +203,7 @@ def test_installed_servers_are_preferred_to_wheels(monkeypatch: pytest.MonkeyPat
     (tmp_path / "postgres").symlink_to(wheels[0].path / "psql")
     assert find_postgres().origin == f"installed {wheels[0].path.resolve()}"
     monkeypatch.setenv("PATH", "/nonexistent")
-    monkeypatch.setattr(devservers, "POSTGRES_FOLDERS", (f"{tmp_path}/*/bin",))
+    monkeypatch.setattr(devprograms, "POSTGRES_FOLDERS", (f"{tmp_path}/*/bin",))
     (tmp_path / "clients" / "bin").mkdir(parents=True)
     (tmp_path / "clients" / "bin" / "psql").symlink_to(wheels[0].path / "psql")
     assert find_postgres() == wheels[0]

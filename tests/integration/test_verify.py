@@ -298,6 +298,18 @@ async def test_a_fleet_that_was_full_until_just_now_owes_nothing_yet(broken: Wor
     assert await names(broken) == {7: 1}
 
 
+async def test_a_limiter_lowered_below_its_use_is_no_fault(broken: World) -> None:
+    """Invariant 5: what was in flight by then may end; nothing may join it."""
+    await broken.queue.set_limiter("narrow", 2)
+    runs = [await broken.running() for _ in range(3)]
+    await broken.sql("UPDATE asm_run_leases SET limiter = 'narrow'")
+    await broken.queue.set_limiter("narrow", 1)
+    await broken.queue.set_limiter("narrow", 1)
+    assert await names(broken) == {}
+    await broken.sql("UPDATE asm_run_leases SET claimed_at = clock_timestamp() WHERE run_id = %s", runs[0].run_id)
+    assert await names(broken, "narrow") == {5: 1}
+
+
 async def test_waiting_for_a_full_limiter_is_no_fault(broken: World) -> None:
     """Invariant 7: a limiter's slot is a slot; once it is free the session must get it in time."""
     await broken.queue.set_limiter("narrow", 1)

@@ -231,10 +231,12 @@ class PostgresRunQueue:
         )
 
     async def set_limiter(self, name: str, max_parallel_runs: int) -> None:
-        """Create or change a fleet-wide cap on runs in flight."""
+        """Create or change a fleet-wide cap on runs in flight; what is above a lowered one may end in peace."""
         await self._pool.rows(
             "INSERT INTO asm_limiters (name, max_parallel_runs) VALUES (%s, %s)"
-            " ON CONFLICT (name) DO UPDATE SET max_parallel_runs = excluded.max_parallel_runs RETURNING name",
+            " ON CONFLICT (name) DO UPDATE SET max_parallel_runs = excluded.max_parallel_runs,"
+            " changed_at = CASE WHEN asm_limiters.max_parallel_runs = excluded.max_parallel_runs"
+            " THEN asm_limiters.changed_at ELSE clock_timestamp() END RETURNING name",
             name, max_parallel_runs,
         )  # fmt: skip
 

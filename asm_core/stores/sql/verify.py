@@ -77,7 +77,8 @@ SELECT format('session %s: run %s (place %s) was first claimed with fence %s, on
 """
 
 # Slots: now by lease, in the past by the time from claim to end. Of a run claimed twice only the last claim's time is
-# known, so it is left out of the past. Beginnings and ends of one instant: the end frees the slot first.
+# known, so it is left out of the past. Beginnings and ends of one instant: the end frees the slot first. A limiter may
+# have been lowered below its use; then nothing may have been claimed since.
 SLOTS = """
 WITH marks AS (
   SELECT session_id, claimed_at AS at, 1 AS change FROM asm_runs
@@ -97,7 +98,7 @@ SELECT format('session %s had %s runs in flight at once, allowed are %s', sessio
 UNION ALL
 SELECT format('limiter %s: %s leases, allowed are %s', m.name, count(*), m.max_parallel_runs)
   FROM asm_run_leases l JOIN asm_limiters m ON m.name = l.limiter
- GROUP BY m.name, m.max_parallel_runs HAVING count(*) > m.max_parallel_runs
+ GROUP BY m.name HAVING count(*) > m.max_parallel_runs AND max(l.claimed_at) > m.changed_at
 UNION ALL
 SELECT format('run %s is running under fence %s, its lease has %s', r.id, r.fence, coalesce(l.fence::text, 'gone'))
   FROM asm_runs r LEFT JOIN asm_run_leases l ON l.run_id = r.id

@@ -59,6 +59,7 @@ def upgrade() -> None:
         "asm_limiters",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("max_parallel_runs", sa.Integer),
+        sa.Column("changed_at", Instant, nullable=False, server_default=sa.func.now()),
     )
     op.create_table(
         "asm_workers",
