@@ -12,7 +12,7 @@ import typer
 if TYPE_CHECKING:
     from asm_api.client import AsmClient
 
-FAILED, USAGE, UNREACHABLE = 1, 2, 3
+FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", help="The API's address.")]
@@ -48,7 +48,7 @@ def one_line_errors() -> Iterator[None]:
         is_usage = category(error.code) in ("validation", "state", "access")
         fail(f"{error.message} [{error.code}]", USAGE if is_usage else FAILED)
     except KeyboardInterrupt:
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @contextmanager

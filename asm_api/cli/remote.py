@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from asm_api.cli.common import FAILED, USAGE, ApiKey, Json, Server, client, fail, print_json, print_table
+from asm_api.cli.common import FAILED, INTERRUPTED, USAGE, ApiKey, Json, Server, client, fail, print_json, print_table
 
 Session = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
 RunId = Annotated[str, typer.Argument(help="Run id.", metavar="RUN")]
@@ -43,13 +45,14 @@ def run(
     options = _options(provider, model, timeout_ms, on_worker_lost)
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, None)
-        if not json:
-            printer = EventPrinter()
-            for event in api.follow(submitted["session_id"], run_id=submitted["id"]):
-                printer.show(event)
-                if event["type"] in _TERMINAL:
-                    break
-        row = api.wait(submitted["id"])
+        with _run_goes_on(submitted["id"]):
+            if not json:
+                printer = EventPrinter()
+                for event in api.follow(submitted["session_id"], run_id=submitted["id"]):
+                    printer.show(event)
+                    if event["type"] in _TERMINAL:
+                        break
+            row = api.wait(submitted["id"])
         if json:
             print_json(row)
     raise typer.Exit(0 if row["status"] == "completed" else FAILED)
@@ -83,7 +86,7 @@ def wait(
     json: Json = False,
 ) -> None:
     """Wait for a run to end and print its result; exit 1 when it did not complete."""
-    with client(server, api_key) as api:
+    with client(server, api_key) as api, _run_goes_on(run_id):
         row = api.wait(run_id, timeout_s=timeout_s)
     if json:
         print_json(row)
@@ -115,14 +118,14 @@ def cancel(run_id: RunId, server: Server = None, api_key: ApiKey = None, json: J
     """Cancel a run, queued or in flight."""
     with client(server, api_key) as api:
         answer = api.cancel(run_id)
-    print_json(answer) if json else typer.echo(f"{run_id} {answer['status']}")
+    print_json(answer) if json else typer.echo(_stop_answer(answer))
 
 
 def interrupt(run_id: RunId, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
     """Stop a run that is in flight; the session stays usable."""
     with client(server, api_key) as api:
         answer = api.interrupt(run_id)
-    print_json(answer) if json else typer.echo(f"{run_id} {answer['status']}")
+    print_json(answer) if json else typer.echo(_stop_answer(answer))
 
 
 def pause(session: Session, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
@@ -208,6 +211,20 @@ def _submit(
     else:
         submitted = api.submit(session, value, idempotency_key=key, **options)
     return submitted
+
+
+@contextmanager
+def _run_goes_on(run_id: str) -> Iterator[None]:
+    """An interrupted command has only stopped watching."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail(f"{run_id} goes on without you; stop it with `asm cancel {run_id}`", INTERRUPTED)
+
+
+def _stop_answer(answer: dict[str, Any]) -> str:
+    asked = " (asked to stop)" if answer["status"] == "running" else ""
+    return f"{answer['id']} {answer['status']}{asked}"
 
 
 def _result(row: dict[str, Any]) -> str:

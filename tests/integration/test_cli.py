@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.fixtures.dev import GONE_WITHIN_S, Dev, asm, eventually, running_dev
+from tests.fixtures.dev import ASM, GONE_WITHIN_S, Dev, asm, eventually, running_dev
 
 HEAVY = (
     "celery",
@@ -109,12 +110,19 @@ def test_submit_wait_tail_and_lists(dev: Dev) -> None:
 
 
 def test_cancel_stops_a_run_in_flight(dev: Dev, tmp_path: Path) -> None:
-    """`asm cancel` ends a run that sleeps; `asm wait` then exits 1."""
+    """`asm run` that is interrupted says that the run goes on; `asm cancel` ends it; `asm wait` then exits 1."""
     script = tmp_path / "input.json"
-    script.write_text(json.dumps({"script": [{"sleep_ms": 600_000}]}))
-    run_id = dev.asm("submit", "--input", str(script)).stdout.strip()
-    eventually(lambda: dev.get(f"/v1/runs/{run_id}")["status"] == "running")
-    assert dev.asm("cancel", run_id).returncode == 0
+    script.write_text(json.dumps({"script": [{"say": "I sleep now"}, {"sleep_ms": 600_000}]}))
+    command = [*ASM, "run", "--input", str(script), "--server", dev.url]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+        assert watching.stdout is not None and watching.stderr is not None
+        assert any("I sleep now" in line for line in watching.stdout)
+        watching.send_signal(signal.SIGINT)
+        hint = watching.stderr.read()
+    assert watching.returncode == 130
+    run_id = re.search(r"asm cancel (run_\w+)", hint)[1]
+    assert dev.get(f"/v1/runs/{run_id}")["status"] == "running"
+    assert dev.asm("cancel", run_id).stdout == f"{run_id} running (asked to stop)\n"
     waited = dev.asm("wait", run_id)
     assert waited.returncode == 1 and waited.stdout.startswith("cancelled")
 
