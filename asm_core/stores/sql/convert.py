@@ -13,21 +13,6 @@ from asm_core.domain.run import Run, RunOptions
 from asm_core.domain.session import Session
 from asm_core.wire import frame_of_map
 
-EVENT_WIRE_COLUMNS = (
-    "id",
-    "type",
-    "timestamp",
-    "session_id",
-    "run_id",
-    "sequence_number",
-    "data",
-    "metadata",
-    "schema_version",
-    "provider",
-    "correlation_id",
-    "attempt",
-)
-
 
 def session_of(row: Mapping[str, Any]) -> Session:
     return Session.from_map(row)

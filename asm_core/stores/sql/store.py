@@ -2,40 +2,39 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql as pg
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventFrame
+from asm_core.domain.fields import parse_datetime
 from asm_core.domain.run import Run, parse_run_status
 from asm_core.domain.session import Session, parse_session_status
 from asm_core.ports.store import EventFilter, FleetStats, Page, QueueStatus
-from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS, frame_of, run_of, session_of
-from asm_core.stores.sql.page_cursor import decode_cursor, encode_cursor
-from asm_core.stores.sql.tables import events, run_leases, runs, session_runtime, session_sequences, sessions, workers
-
-ANSWER_TIMEOUT_S = 32.0
-"""A little more than the engine's statement timeout: that one is the server's word, and a server may fall silent."""
-
-_queue = runs.alias("queue")
-_position = (
-    sa.select(sa.func.count())
-    .where(
-        _queue.c.session_id == runs.c.session_id, _queue.c.status == "pending", _queue.c.submit_seq <= runs.c.submit_seq
-    )
-    .scalar_subquery()
+from asm_core.stores.sql.connections import fetch, first, reading
+from asm_core.stores.sql.convert import frame_of, run_of, session_of
+from asm_core.stores.sql.dialect import dialect_of
+from asm_core.stores.sql.page_cursor import PageOrder, Pager
+from asm_core.stores.sql.tables import (
+    EVENT_COLUMNS,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    SESSIONS,
+    events,
+    run_leases,
+    runs,
+    session_runtime,
+    session_sequences,
+    sessions,
+    workers,
 )
-_RUN_COLUMNS = (*runs.c, sa.case((runs.c.status == "pending", _position)).label("position"))
-_SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
-_SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
-_EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)
+
+_SESSION_ORDER = PageOrder("session", "created_at_desc", sessions.c.created_at, sessions.c.id, True, parse_datetime)
+_RUN_ORDER = PageOrder("run", "created_at_desc", runs.c.created_at, runs.c.id, True, parse_datetime)
 
 
 class SqlSessionStore:
@@ -51,20 +50,20 @@ class SqlSessionStore:
         await self._engine.dispose()
 
     async def get_session(self, session_id: str, tenant_id: str) -> Session:
-        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
         row = await self._one(query.where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
         if row is None:
             raise _no_session(session_id)
         return session_of(row)
 
     async def get_run(self, run_id: str, tenant_id: str) -> Run:
-        row = await self._one(sa.select(*_RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
+        row = await self._one(sa.select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
         if row is None:
             raise AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
         return run_of(row)
 
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
-        query = sa.select(*_EVENT_COLUMNS).where(
+        query = sa.select(*EVENT_COLUMNS).where(
             events.c.session_id == session_id, events.c.tenant_id == tenant_id, *_conditions(where)
         )
         rows = await self._all(query.order_by(events.c.sequence_number).limit(limit))
@@ -76,7 +75,7 @@ class SqlSessionStore:
         return {row["session_id"]: row["last_sequence"] for row in rows}
 
     async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
-        async with self._connection() as connection:
+        async with reading(self._engine) as connection:
             # runs first, then the counter: who finds no run left is told a number not before its terminal event
             active = await connection.execute(
                 sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
@@ -85,10 +84,10 @@ class SqlSessionStore:
                 .order_by(runs.c.submit_seq)
             )
             found = [dict(run) for run in active.mappings()]
-            row = await _first(
+            row = await first(
                 connection,
                 sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
-                .select_from(_SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
+                .select_from(SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
                 .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
             )
             if row is None:
@@ -105,15 +104,16 @@ class SqlSessionStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Session]:
-        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
         query = query.where(sessions.c.tenant_id == tenant_id, sessions.c.deleted_at.is_(None))
         if status is not None:
             query = query.where(sessions.c.status == parse_session_status(status))
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         if tag is not None:
-            query = query.where(sa.type_coerce(sessions.c.tags, pg.ARRAY(sa.Text)).contains([tag]))
-        rows, following = await self._page(query, sessions, "session", limit, cursor)
+            query = query.where(dialect_of(self._engine.dialect.name).has_all(sessions.c.tags, [tag]))
+        given = {"tenant_id": tenant_id, "status": status, "agent_id": agent_id, "tag": tag}
+        rows, following = await self._page(query, Pager(_SESSION_ORDER, limit, given, cursor))
         return Page([session_of(row) for row in rows], following)
 
     async def list_runs(
@@ -126,21 +126,23 @@ class SqlSessionStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Run]:
-        query = sa.select(*_RUN_COLUMNS).where(runs.c.tenant_id == tenant_id)
+        query = sa.select(*RUN_COLUMNS).where(runs.c.tenant_id == tenant_id)
         if session_id is not None:
             query = query.where(runs.c.session_id == session_id)
         if status is not None:
             query = query.where(runs.c.status == parse_run_status(status))
         if provider is not None:
             query = query.where(runs.c.provider == provider)
-        rows, following = await self._page(query, runs, "run", limit, cursor)
+        given = {"tenant_id": tenant_id, "session_id": session_id, "status": status, "provider": provider}
+        rows, following = await self._page(query, Pager(_RUN_ORDER, limit, given, cursor))
         return Page([run_of(row) for row in rows], following)
 
     async def stats(self, tenant_id: str) -> FleetStats:
-        async with self._connection() as connection:
+        async with reading(self._engine) as connection:
             session_counts = await _counts(connection, sessions, tenant_id)
             run_counts = await _counts(connection, runs, tenant_id)
-            stored = sa.select(sa.func.coalesce(sa.func.sum(session_sequences.c.last_sequence), 0))
+            kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
+            stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0))
             event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
             held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
             alive = sa.select(
@@ -168,54 +170,21 @@ class SqlSessionStore:
 
     async def ping(self) -> str:
         """The schema's revision. Raises `storage_connection_failed`, `migration_required`."""
-        async with self._connection() as connection:
+        async with reading(self._engine) as connection:
             return str(await connection.scalar(sa.text("SELECT version_num FROM asm_alembic_version")))
 
-    async def _page(
-        self, query: sa.Select[Any], table: sa.Table, kind: str, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Mapping[str, Any]], str | None]:
-        """Newest first, by (created_at, id): keyset pages neither repeat nor skip."""
-        key = sa.tuple_(table.c.created_at, table.c.id)
-        if cursor is not None:
-            query = query.where(key < sa.tuple_(*map(sa.literal, decode_cursor(cursor, kind))))
-        rows = await self._all(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1))
-        if len(rows) <= limit:
-            return rows, None
-        last = rows[limit - 1]
-        return rows[:limit], encode_cursor(kind, last["created_at"], last["id"])
+    async def _page(self, query: sa.Select[Any], pager: Pager) -> tuple[Sequence[Mapping[str, Any]], str | None]:
+        """The rows, and the cursor when there are more."""
+        cut = pager.cut(await self._all(pager.apply(query)))
+        return cut.rows, cut.cursor if cut.has_more else None
 
     async def _one(self, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-        async with self._connection() as connection:
-            return await _first(connection, query)
+        async with reading(self._engine) as connection:
+            return await first(connection, query)
 
-    async def _all(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
-        async with self._connection() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
-
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[AsyncConnection]:
-        try:
-            async with asyncio.timeout(ANSWER_TIMEOUT_S), self._engine.connect() as connection:
-                yield connection
-        except TimeoutError as cause:
-            raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, "the store did not answer in time") from cause
-        except sa.exc.ProgrammingError as cause:
-            if getattr(cause.orig, "sqlstate", "") in ("42P01", "42703"):
-                raise AsmError(ErrorCode.MIGRATION_REQUIRED) from cause
-            raise AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({type(cause.orig).__name__})") from cause
-        except (sa.exc.OperationalError, sa.exc.InterfaceError, sa.exc.TimeoutError, OSError) as cause:
-            name = type(getattr(cause, "orig", cause)).__name__
-            raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({name})") from cause
-        except sa.exc.DataError as cause:
-            name = type(cause.orig).__name__
-            raise AsmError(ErrorCode.VALIDATION_ERROR, f"the store refused a value ({name})") from cause
-        except sa.exc.SQLAlchemyError as cause:
-            raise AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({type(cause).__name__})") from cause
-
-
-async def _first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-    row = (await connection.execute(query)).mappings().first()
-    return None if row is None else dict(row)
+    async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        async with reading(self._engine) as connection:
+            return await fetch(connection, query)
 
 
 async def _counts(connection: AsyncConnection, table: sa.Table, tenant_id: str) -> dict[str, int]:

@@ -17,7 +17,8 @@ metadata = sa.MetaData(naming_convention=NAMING)
 Json = sa.JSON().with_variant(pg.JSONB(), "postgresql")
 Tags = sa.JSON().with_variant(pg.ARRAY(sa.Text()), "postgresql")
 Instant = sa.TIMESTAMP(timezone=True)
-Money = sa.Numeric()
+RowNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+Money = sa.Numeric().with_variant(sa.Float(), "sqlite")
 
 
 def _tenant() -> sa.Column[str]:
@@ -74,6 +75,7 @@ runs = sa.Table(
     sa.Column("cancel_kind", sa.Text),
     sa.Column("worker_id", sa.Text),
     sa.Column("owns_session", sa.Boolean, nullable=False),
+    sa.Column("pruned_usage", Json),
 )
 
 events = sa.Table(
@@ -103,6 +105,7 @@ session_sequences = sa.Table(
     _tenant(),
     sa.Column("last_sequence", sa.BigInteger, nullable=False),
     sa.Column("updated_at", Instant),
+    sa.Column("pruned_count", sa.BigInteger, nullable=False),
 )
 
 session_runtime = sa.Table(
@@ -144,4 +147,78 @@ workers = sa.Table(
     sa.Column("last_seen", Instant, nullable=False),
     sa.Column("draining", sa.Boolean, nullable=False),
     sa.Column("lost_at", Instant),
+)
+
+artifacts = sa.Table(
+    "asm_artifacts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _tenant(),
+    sa.Column("session_id", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("fence", sa.BigInteger),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("content_type", sa.Text),
+    sa.Column("byte_size", sa.BigInteger, nullable=False),
+    sa.Column("checksum_sha256", sa.Text, nullable=False),
+    sa.Column("storage_backend", sa.Text, nullable=False),
+    sa.Column("storage_ref", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("deleted_at", Instant),
+)
+
+idempotency_keys = sa.Table(
+    "asm_idempotency_keys",
+    metadata,
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request_hash", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+audit_log = sa.Table(
+    "asm_audit_log",
+    metadata,
+    sa.Column("id", RowNumber, primary_key=True),
+    _tenant(),
+    sa.Column("at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
+    sa.Column("actor", sa.Text),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("data", Json, nullable=False),
+)
+
+# What a record is read from: the columns of `Session.from_map`, `Run.from_map` and an event's wire form.
+
+SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
+SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
+
+_queue = runs.alias("queue")
+_position = (
+    sa.select(sa.func.count())
+    .where(
+        _queue.c.session_id == runs.c.session_id, _queue.c.status == "pending", _queue.c.submit_seq <= runs.c.submit_seq
+    )
+    .scalar_subquery()
+)
+RUN_COLUMNS = (*runs.c, sa.case((runs.c.status == "pending", _position)).label("position"))
+
+EVENT_COLUMNS = (
+    events.c.id,
+    events.c.type,
+    events.c.timestamp,
+    events.c.session_id,
+    events.c.run_id,
+    events.c.sequence_number,
+    events.c.data,
+    events.c.metadata,
+    events.c.schema_version,
+    events.c.provider,
+    events.c.correlation_id,
+    events.c.attempt,
 )

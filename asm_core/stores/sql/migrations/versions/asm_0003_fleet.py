@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from asm_core.stores.sql.tables import Instant, Json
+from asm_core.stores.sql.tables import Instant, Json, RowNumber
 
 revision = "asm_0003"
 down_revision = "asm_0002"
@@ -36,12 +36,20 @@ def _run_columns() -> list[sa.Column[Any]]:
         sa.Column("cancel_kind", sa.Text),
         sa.Column("worker_id", sa.Text),
         sa.Column("owns_session", sa.Boolean, nullable=False, server_default=sa.false()),
+        # what the run's pruned usage events added up to, so that its totals stay explained
+        sa.Column("pruned_usage", Json),
     ]
+
+
+def _pruned_count() -> sa.Column[int]:
+    """With it a session's numbers stay accounted for: every one is stored or was pruned."""
+    return sa.Column("pruned_count", sa.BigInteger, nullable=False, server_default="0")
 
 
 def upgrade() -> None:
     for column in _run_columns():
         op.add_column("asm_runs", column)
+    op.add_column("asm_session_sequences", _pruned_count())
     op.create_table(
         "asm_session_runtime",
         sa.Column("session_id", sa.Text, primary_key=True),
@@ -101,7 +109,7 @@ def upgrade() -> None:
     )
     op.create_table(
         "asm_audit_log",
-        sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+        sa.Column("id", RowNumber, sa.Identity(), primary_key=True),
         _tenant(),
         sa.Column("at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
         sa.Column("actor", sa.Text),
@@ -112,6 +120,11 @@ def upgrade() -> None:
     )
     op.execute("INSERT INTO asm_session_runtime (session_id, tenant_id) SELECT id, tenant_id FROM asm_sessions")
     op.create_index("asm_audit_log_session_id_index", "asm_audit_log", ["session_id", "id"])
+    op.create_index("asm_idempotency_keys_session_id_index", "asm_idempotency_keys", ["session_id"])
+    # the default orders of the queries across sessions
+    op.create_index("asm_sessions_updated_index", "asm_sessions", ["tenant_id", "updated_at", "id"])
+    began = sa.text("coalesce(started_at, created_at)")
+    op.create_index("asm_runs_began_index", "asm_runs", ["tenant_id", began, "id"])
     if _is_postgres():
         _upgrade_postgres()
 
@@ -151,6 +164,8 @@ def _upgrade_postgres() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("asm_runs_began_index", "asm_runs")
+    op.drop_index("asm_sessions_updated_index", "asm_sessions")
     if _is_postgres():
         op.execute("DROP TRIGGER asm_events_append_only ON asm_events")
         op.execute("DROP TRIGGER asm_runs_terminal_once ON asm_runs")
@@ -172,3 +187,4 @@ def downgrade() -> None:
         op.drop_table(table)
     for column in _run_columns():
         op.drop_column("asm_runs", column.name)
+    op.drop_column("asm_session_sequences", _pruned_count().name)

@@ -1,0 +1,141 @@
+"""Where Postgres and SQLite differ in what queries and maintenance ask: all of it is here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Protocol
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql as pg
+
+Condition = sa.ColumnElement[bool]
+
+
+class Dialect(Protocol):
+    snapshot_options: Mapping[str, Any]
+    """Of a connection whose transaction only reads, and sees one state throughout."""
+    write_options: Mapping[str, Any]
+    """Of a connection whose transaction writes, each statement seeing what was committed before it."""
+    write_limits: Sequence[str]
+    """Statements that bound the waiting of the transaction they begin."""
+
+    def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
+        """The number under a key of a JSON object; null when there is none."""
+
+    def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
+        """The text under a key of a JSON object; null when there is none."""
+
+    def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition: ...
+
+    def has_any(self, tags: sa.ColumnElement[Any], unwanted: Sequence[str]) -> Condition: ...
+
+    def now(self) -> sa.ColumnElement[datetime]:
+        """The store's own clock."""
+
+    def turn(self, name: str) -> sa.Select[bool]:
+        """True when nobody else has this turn; it is held to the end of the transaction."""
+
+    keep_usage: sa.TextClause
+    """Adds the usage events `numbers` of `session_id` of `tenant_id` to what their runs say of pruned usage."""
+
+
+class _Postgres:
+    snapshot_options: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+    write_options: Mapping[str, Any] = {"isolation_level": "READ COMMITTED"}
+    write_limits: Sequence[str] = (
+        "SET LOCAL lock_timeout = '2s'",
+        "SET LOCAL statement_timeout = '10min'",
+        "SET LOCAL idle_in_transaction_session_timeout = 0",  # who holds the turn does nothing else
+    )
+
+    def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
+        value = sa.type_coerce(column, pg.JSONB)[key]
+        return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value.astext, sa.Numeric)))
+
+    def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
+        found: sa.ColumnElement[str] = sa.type_coerce(column, pg.JSONB)[key].astext
+        return found
+
+    def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
+        return sa.type_coerce(tags, pg.ARRAY(sa.Text)).contains(list(wanted))
+
+    def has_any(self, tags: sa.ColumnElement[Any], unwanted: Sequence[str]) -> Condition:
+        found: Condition = sa.type_coerce(tags, pg.ARRAY(sa.Text)).overlap(list(unwanted))
+        return found
+
+    def now(self) -> sa.ColumnElement[datetime]:
+        return sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True))
+
+    def turn(self, name: str) -> sa.Select[bool]:
+        return sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(name, 0)))
+
+    keep_usage = sa.text("""
+        UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (
+          SELECT run_id, jsonb_object_agg(key, total) AS usage FROM (
+            SELECT run_id, key, sum(amount) AS total FROM (
+              SELECT e.run_id, kv.key, CAST(kv.value AS numeric) AS amount
+                FROM asm_events e, jsonb_each(CASE jsonb_typeof(e.data) WHEN 'object' THEN e.data ELSE '{}' END) kv
+               WHERE e.tenant_id = :tenant_id AND e.session_id = :session_id AND e.sequence_number IN :numbers
+                 AND e.type = 'token_usage_updated' AND e.run_id IS NOT NULL AND jsonb_typeof(kv.value) = 'number'
+                 AND (kv.key LIKE '%\\_tokens' OR kv.key = 'cost_usd')
+              UNION ALL
+              SELECT o.id, kv.key, CAST(kv.value AS numeric) FROM asm_runs o, jsonb_each(o.pruned_usage) kv
+               WHERE o.tenant_id = :tenant_id AND o.session_id = :session_id) parts
+             GROUP BY run_id, key) sums
+           GROUP BY run_id) kept
+         WHERE r.id = kept.run_id AND r.tenant_id = :tenant_id AND r.pruned_usage IS DISTINCT FROM kept.usage
+        """).bindparams(sa.bindparam("numbers", expanding=True))
+
+
+class _Sqlite:
+    snapshot_options: Mapping[str, Any] = {"isolation_level": "SERIALIZABLE"}
+    write_options: Mapping[str, Any] = {"isolation_level": "SERIALIZABLE"}
+    write_limits: Sequence[str] = ()
+
+    def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
+        path = f"$.{key}"
+        is_number = sa.func.json_type(column, path).in_(("integer", "real"))
+        return sa.case((is_number, sa.func.json_extract(column, path)))
+
+    def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
+        return sa.func.json_extract(column, f"$.{key}", type_=sa.Text)
+
+    def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
+        each = sa.func.json_each(tags).table_valued("value")
+        found = sa.select(sa.func.count(each.c.value.distinct())).where(each.c.value.in_(wanted))
+        return found.scalar_subquery() == len(set(wanted))
+
+    def has_any(self, tags: sa.ColumnElement[Any], unwanted: Sequence[str]) -> Condition:
+        each = sa.func.json_each(tags).table_valued("value")
+        return sa.exists(sa.select(each.c.value).where(each.c.value.in_(unwanted)))
+
+    def now(self) -> sa.ColumnElement[datetime]:
+        return sa.type_coerce(sa.func.strftime("%Y-%m-%d %H:%M:%f", "now"), sa.TIMESTAMP(timezone=True))
+
+    def turn(self, name: str) -> sa.Select[bool]:
+        return sa.select(sa.true())  # a file has one writer
+
+    keep_usage = sa.text("""
+        UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (
+          SELECT run_id, json_group_object(key, total) AS usage FROM (
+            SELECT run_id, key, sum(amount) AS total FROM (
+              SELECT e.run_id, kv.key, kv.value AS amount FROM asm_events e, json_each(e.data) kv
+               WHERE e.tenant_id = :tenant_id AND e.session_id = :session_id AND e.sequence_number IN :numbers
+                 AND e.type = 'token_usage_updated' AND e.run_id IS NOT NULL AND kv.type IN ('integer', 'real')
+                 AND (kv.key LIKE '%\\_tokens' ESCAPE '\\' OR kv.key = 'cost_usd')
+              UNION ALL
+              SELECT o.id, kv.key, kv.value FROM asm_runs o, json_each(o.pruned_usage) kv
+               WHERE o.tenant_id = :tenant_id AND o.session_id = :session_id AND o.pruned_usage IS NOT NULL) parts
+             GROUP BY run_id, key) sums
+           GROUP BY run_id) kept
+         WHERE r.id = kept.run_id AND r.tenant_id = :tenant_id AND r.pruned_usage IS NOT kept.usage
+        """).bindparams(sa.bindparam("numbers", expanding=True))
+
+
+_DIALECTS: Mapping[str, Dialect] = {"postgresql": _Postgres(), "sqlite": _Sqlite()}
+
+
+def dialect_of(name: str) -> Dialect:
+    """By SQLAlchemy's name of the dialect."""
+    return _DIALECTS[name]
