@@ -9,13 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BeforeValidator, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from asm_core.domain.retention import MAX_BATCH_SIZE, RetentionPolicy, parse_bound
 
 FAST_PROFILE = {"beat_interval_ms": 500, "lease_ttl_ms": 3_000, "sweep_interval_ms": 300, "stale_wake_ms": 1_000}
 """For tests and latency-critical fleets."""
+
+
+_KEPT = RetentionPolicy()
+Bound = Annotated[int | None, BeforeValidator(parse_bound)]
+"""`infinity` and `inf` mean none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +138,19 @@ class Settings(BaseSettings):
     allow_crash: bool = False
     """Lets the scripted provider kill its own worker (tests of recovery)."""
 
+    retention_max_completed_age_days: Bound = Field(_KEPT.max_completed_session_age_days, ge=1)
+    """Sessions that are not exempt and did not change for longer are soft-deleted; `infinity` keeps them."""
+    retention_hard_delete_after_days: Bound = Field(_KEPT.hard_delete_after_days, ge=1)
+    """From soft delete to removal; `infinity` keeps them."""
+    retention_exempt_statuses: list[str] = [str(status) for status in _KEPT.exempt_statuses]
+    """Sessions that maintenance neither soft-deletes nor prunes."""
+    retention_exempt_tags: list[str] = [*_KEPT.exempt_tags]
+    """As above, for sessions that carry any of them."""
+    retention_prune_event_types_first: list[str] = [str(kind) for kind in _KEPT.prune_event_types_first]
+    """Events that are worth the least."""
+    retention_batch_size: int = Field(_KEPT.batch_size, ge=1, le=MAX_BATCH_SIZE)
+    """Sessions or rows per transaction of maintenance."""
+
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR."""
     log_format: Literal["console", "json"] = "console"
@@ -176,3 +196,15 @@ class Settings(BaseSettings):
     def limiter(self) -> str | None:
         """The name of the fleet-wide cap, when one is set."""
         return "fleet" if self.max_parallel_runs else None
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """What maintenance applies unless it is told otherwise; vary it with `dataclasses.replace`."""
+        return RetentionPolicy(
+            max_completed_session_age_days=self.retention_max_completed_age_days,
+            hard_delete_after_days=self.retention_hard_delete_after_days,
+            exempt_statuses=self.retention_exempt_statuses,
+            exempt_tags=self.retention_exempt_tags,
+            prune_event_types_first=self.retention_prune_event_types_first,
+            batch_size=self.retention_batch_size,
+        )
