@@ -22,10 +22,12 @@ from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.query import QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_workers.nudges import RedisNudges
 from asm_workers.wakeups import CeleryWakeups
@@ -42,6 +44,7 @@ class Deps:
 
     settings: Settings
     store: SessionStore
+    query: QueryAPI
     hub: Hub
     submitter: Submitter
     sessions: Sessions
@@ -74,7 +77,8 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         )
         stack.push_async_callback(queue.close)
         await queue.open()
-        store = SqlSessionStore(open_engine(settings.database_url, application_name=APPLICATION))
+        engine = open_engine(settings.database_url, application_name=APPLICATION)
+        store = SqlSessionStore(engine)
         stack.push_async_callback(store.close)
         bus = RedisBus(settings.redis_url, settings.redis_prefix)
         stack.push_async_callback(bus.close)
@@ -95,6 +99,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         yield Deps(
             settings=settings,
             store=store,
+            query=SqlQueryAPI(engine),
             hub=hub,
             submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes),
             sessions=Sessions(queue, wakeups, nudges, publisher),
