@@ -83,7 +83,10 @@ async def handle_wakeup(session_id: str, deps: Deps) -> str:
 
 
 async def _claim(session_id: str, deps: Deps) -> Claimed | NotClaimed:
-    """Between this and holding the lease nothing may be awaited: the beat would see a lease that nobody holds."""
+    """
+    Between this and holding the lease nothing may be awaited: the beat would see a lease that nobody holds; nor between
+    the look at the free slots and this: others would see the same free slot.
+    """
     with deps.leases.claiming(session_id):
         async with deps.damper(session_id) as entered:
             if not entered:
