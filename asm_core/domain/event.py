@@ -126,6 +126,15 @@ class Event:
             )  # fmt: skip
         return cls(id=id, type=EventType(str(type)), timestamp=timestamp, session_id=session_id, **fields)
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it ends a run."""
+        return self.type in TERMINAL_EVENT_TYPES
+
+    @property
+    def ends_session(self) -> bool:
+        return self.type in (EventType.SESSION_COMPLETED, EventType.SESSION_FAILED, EventType.SESSION_CANCELLED)
+
     def with_sequence(self, number: int) -> Event:
         return replace(self, sequence_number=number)
 
