@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from asm_core.bus.hub import Hub
 from asm_core.bus.memory import MemoryBus
@@ -15,7 +16,7 @@ from asm_core.domain.session import DEFAULT_TENANT
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
 from asm_core.manager.runner import Runner
-from asm_core.manager.session_manager import SessionManager
+from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
@@ -118,3 +119,11 @@ async def open_manager(
             follower=Follower(hub, records, tenant_id),
             worker=worker,
         )
+
+
+async def run_once(
+    store: Store | str, adapter: ProviderAdapter, input: Mapping[str, Any], /, **options: Any
+) -> ExecutionResult:
+    """`SessionManager.run_once` with a manager that lives for it."""
+    async with open_manager(store, adapter) as manager:
+        return await manager.run_once(input, **options)

@@ -1,9 +1,9 @@
-"""One question, one answer: a session made for a single run, as a result or as a stream."""
+"""A one-shot as a stream: a session made for a single run, followed from its first event to its last."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from types import TracebackType
 from typing import Any, Self
@@ -11,60 +11,10 @@ from typing import Any, Self
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event
 from asm_core.domain.session import Session
-from asm_core.manager.session_manager import EventCallback, ExecutionResult, SessionManager
+from asm_core.manager.session_manager import ExecutionResult, SessionManager
 
 STREAM_IDLE_TIMEOUT_S = 120.0
 """Silence after which a stream's run is given up."""
-
-
-async def run_once(
-    manager: SessionManager,
-    input: Mapping[str, Any],
-    *,
-    agent_id: str | None = None,
-    context: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    tags: tuple[str, ...] = (),
-    event_callback: EventCallback | None = None,
-    **options: Any,
-) -> ExecutionResult:
-    """
-    A session that lives for one run: started, activated, executed, completed; failed when the run fails.
-
-    Args:
-        agent_id: the provider's name when omitted.
-        options: of the run, as of `start_run`.
-
-    Raises:
-        AsmError: as `execute_run`.
-    """
-    session = await _open_session(manager, agent_id=agent_id, context=context, metadata=metadata, tags=tags)
-    return await _execute(manager, session, input, event_callback, options)
-
-
-async def _open_session(manager: SessionManager, **fields: Any) -> Session:
-    session = await manager.start_session(**fields)
-    return await manager.activate_session(session.id)
-
-
-async def _execute(
-    manager: SessionManager,
-    session: Session,
-    input: Mapping[str, Any],
-    callback: EventCallback | None,
-    options: Mapping[str, Any],
-) -> ExecutionResult:
-    try:
-        run = await manager.start_run(session.id, input, **options)
-        result = await manager.execute_run(run.id, event_callback=callback)
-    except AsmError as error:
-        await manager.fail_session(session.id, error)
-        raise
-    except asyncio.CancelledError:
-        await asyncio.shield(manager.cancel_session(session.id))
-        raise
-    await manager.complete_session(session.id)
-    return result
 
 
 class StreamSession:
@@ -105,8 +55,8 @@ class StreamSession:
         return self._session.id
 
     async def __aenter__(self) -> Self:
-        self._session = await _open_session(self._manager, **self._fields)
-        work = _execute(self._manager, self._session, self._input, None, self._options)
+        self._session = await self._manager.open_session(**self._fields)
+        work = self._manager.execute_and_end(self._session.id, self._input, **self._options)
         self._execution = asyncio.create_task(work)
         return self
 
@@ -116,7 +66,10 @@ class StreamSession:
         self._execution.cancel()
         await asyncio.gather(self._execution, return_exceptions=True)
 
-    async def __aiter__(self) -> AsyncIterator[Event]:
+    def __aiter__(self) -> AsyncGenerator[Event, None]:
+        return self.events()
+
+    async def events(self) -> AsyncGenerator[Event, None]:
         """Until the session has ended. Raises `provider_timeout` after too long a silence."""
         async with aclosing(self._manager.stream_session_events(self.session_id)) as events:
             while True:

@@ -72,7 +72,7 @@ class SessionManager:
 
     # Sessions
 
-    async def start_session(self, agent_id: str | None = None, **fields: Any) -> Session:
+    async def start_session(self, /, agent_id: str | None = None, **fields: Any) -> Session:
         """
         A pending session of this manager's provider; `session_created`.
 
@@ -125,7 +125,7 @@ class SessionManager:
 
     # Runs
 
-    async def start_run(self, session_id: str, input: Mapping[str, Any], **options: Any) -> Run:
+    async def start_run(self, /, session_id: str, input: Mapping[str, Any], **options: Any) -> Run:
         """
         A pending run that waits for `execute_run`; nobody else starts it.
 
@@ -160,6 +160,58 @@ class SessionManager:
                 await asyncio.shield(self._stopped(run_id))
                 raise
         return await self._result(await self.get_run(run_id))
+
+    async def run_once(
+        self,
+        /,
+        input: Mapping[str, Any],
+        *,
+        agent_id: str | None = None,
+        context: Mapping[str, Any] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tags: Sequence[str] = (),
+        event_callback: EventCallback | None = None,
+        **options: Any,
+    ) -> ExecutionResult:
+        """
+        A session that lives for one run: started, activated, executed, completed; failed when the run fails.
+
+        Args:
+            agent_id: the provider's name when omitted.
+            options: of the run, as of `start_run`.
+
+        Raises:
+            AsmError: as `execute_run`.
+        """
+        session = await self.open_session(agent_id=agent_id, context=context, metadata=metadata, tags=tags)
+        return await self.execute_and_end(session.id, input, event_callback=event_callback, **options)
+
+    async def open_session(self, /, agent_id: str | None = None, **fields: Any) -> Session:
+        """Started and activated. Raises as `start_session`."""
+        session = await self.start_session(agent_id, **fields)
+        return await self.activate_session(session.id)
+
+    async def execute_and_end(
+        self,
+        /,
+        session_id: str,
+        input: Mapping[str, Any],
+        *,
+        event_callback: EventCallback | None = None,
+        **options: Any,
+    ) -> ExecutionResult:
+        """One run, and the end of its session that goes with the run's. Raises as `execute_run`."""
+        try:
+            run = await self.start_run(session_id, input, **options)
+            result = await self.execute_run(run.id, event_callback=event_callback)
+        except AsmError as error:
+            await self.fail_session(session_id, error)
+            raise
+        except asyncio.CancelledError:
+            await asyncio.shield(self.cancel_session(session_id))
+            raise
+        await self.complete_session(session_id)
+        return result
 
     async def _stopped(self, run_id: str) -> None:
         """Wait for its end, bounded."""

@@ -9,13 +9,15 @@ from typing import Any
 
 import pytest
 
+import asm_core
+from asm_core import sync
 from asm_core.adapters.scripted import ScriptedAdapter
 from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.library import open_manager
-from asm_core.manager.oneshot import StreamSession, run_once
+from asm_core.manager.oneshot import StreamSession
 from asm_core.manager.runtime import SessionRuntime
 from asm_core.manager.session_manager import SessionManager
 from asm_core.ports.store import EventFilter
@@ -38,9 +40,7 @@ def script(*steps: Mapping[str, Any]) -> dict[str, Any]:
 
 
 async def opened(manager: SessionManager, **fields: Any) -> str:
-    session = await manager.start_session(agent_id="test-agent", **fields)
-    await manager.activate_session(session.id)
-    return session.id
+    return (await manager.open_session("test-agent", **fields)).id
 
 
 async def types(manager: SessionManager, session_id: str) -> list[str]:
@@ -218,7 +218,7 @@ async def test_a_stream_follows_from_its_cursor(manager: SessionManager) -> None
 
 async def test_run_once_leaves_a_completed_session(manager: SessionManager) -> None:
     """spec/01 checks 212 to 214."""
-    result = await run_once(manager, {"prompt": "Hello"}, metadata={"a": 1}, tags=("t",))
+    result = await manager.run_once({"prompt": "Hello"}, metadata={"a": 1}, tags=("t",))
     session = await manager.get_session(result.session_id)
     assert (session.status, session.metadata["a"], session.tags) == (SessionStatus.COMPLETED, 1, ("t",))
     assert result.output["content"] == "Hello"
@@ -227,7 +227,7 @@ async def test_run_once_leaves_a_completed_session(manager: SessionManager) -> N
 
 async def test_run_once_that_fails_leaves_a_failed_session(manager: SessionManager) -> None:
     """spec/01 checks 154, 215."""
-    error = await failure(run_once(manager, script({"fail": {"code": "provider_error", "message": "no"}})))
+    error = await failure(manager.run_once(script({"fail": {"code": "provider_error", "message": "no"}})))
     assert (error.code, error.message) == (ErrorCode.PROVIDER_ERROR, "no")
     [session] = (await manager.store.list_sessions(manager.tenant_id)).items
     assert session.status is SessionStatus.FAILED
@@ -363,3 +363,34 @@ async def test_a_manager_killed_in_mid_run_is_healed_by_the_next(world: World) -
             assert (await manager.get_run(run_id)).status is RunStatus.FAILED
 
         await eventually(has_failed)
+
+
+def test_without_an_event_loop(database_url: str) -> None:
+    """The blocking manager: the same verbs, results and errors."""
+    with sync.open_manager(database_url, ScriptedAdapter()) as manager:
+        result = manager.run_once(script({"say": "Hello"}))
+        assert result.output["content"] == "Hello"
+        assert manager.get_session(result.session_id).status is SessionStatus.COMPLETED
+        with pytest.raises(AsmError) as caught:
+            manager.run_once({})
+        assert caught.value.code is ErrorCode.INVALID_INPUT
+        stored = manager.get_session_events(result.session_id)
+        assert [*manager.stream_session_events(result.session_id, until_idle=True)] == stored
+        with manager.stream(script({"say": "Hello", "chunks": 3})) as stream:
+            seen = [*stream]
+            assert stream.result().output["content"] == "Hello"
+        assert seen == manager.get_session_events(stream.session_id)
+        with manager.stream(script({"say": "x"}, FOREVER)) as stream:
+            assert next(iter(stream)).type == "session_created"
+        assert manager.get_session(stream.session_id).status is SessionStatus.CANCELLED
+
+
+async def test_the_library_is_what_it_says(database_url: str) -> None:
+    """`from asm_core import …`: every name is there; the shortest way to an answer."""
+    assert all(getattr(asm_core, name) for name in asm_core.__all__)
+    with pytest.raises(AttributeError):
+        _ = asm_core.nothing
+    result = await asm_core.run_once(database_url, asm_core.ScriptedAdapter(), {"prompt": "Hello"})
+    assert result.output["content"] == "Hello"
+    error = await failure(asm_core.run_once("mysql://x", asm_core.ScriptedAdapter(), {"prompt": "Hello"}))
+    assert (error.code, "mysql" in error.message) == (ErrorCode.VALIDATION_ERROR, True)
