@@ -100,6 +100,7 @@ async def open_manager(
 
         runner = Runner(
             queue=queue,
+            store=records,
             writer=writer,
             publisher=publisher,
             wakeups=worker,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from contextlib import aclosing
+from dataclasses import replace
 from typing import NamedTuple
 
 from asm_core.config import RunLimits
@@ -17,6 +18,7 @@ from asm_core.domain.event import EventType
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.messages import input_messages
+from asm_core.domain.provider_error import normalize_error
 from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.signals import RunSignals, StopCause
@@ -66,7 +68,7 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
     if attempt.signals.cause is StopCause.LEASE_LOST:
         raise LeaseLost(attempt.writer.lease.run_id)
     outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
-    return await _flushed(attempt.writer, outcome)
+    return _told(await _flushed(attempt.writer, outcome), attempt.adapter.name)
 
 
 async def _pump(attempt: Attempt, result: RunResult, limits: RunLimits, clock: Clock) -> Completion:
@@ -194,6 +196,11 @@ def _outcome_of_stop(cause: StopCause, result: RunResult) -> RunOutcome:
         provider_metadata=result.provider_metadata,
         turn_count=result.turn_count,
     )
+
+
+def _told(outcome: RunOutcome, provider: str) -> RunOutcome:
+    """With a provider's failure in the one shape that all have."""
+    return outcome if outcome.error is None else replace(outcome, error=normalize_error(outcome.error, provider))
 
 
 async def _flushed(writer: RunWriter, outcome: RunOutcome) -> RunOutcome:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -19,7 +19,8 @@ from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.library import open_manager
 from asm_core.manager.oneshot import StreamSession
 from asm_core.manager.runtime import SessionRuntime
-from asm_core.manager.session_manager import SessionManager
+from asm_core.manager.session_manager import ExecutionResult, SessionManager
+from asm_core.ports.provider import Completion, Execution, RawEvent
 from asm_core.ports.store import EventFilter
 from tests.builders import World, eventually
 
@@ -45,6 +46,11 @@ async def opened(manager: SessionManager, **fields: Any) -> str:
 
 async def types(manager: SessionManager, session_id: str) -> list[str]:
     return [str(event.type) for event in await manager.get_session_events(session_id)]
+
+
+async def execute(manager: SessionManager, session_id: str, given: Any, **options: Any) -> ExecutionResult:
+    run = await manager.start_run(session_id, given, **options)
+    return await manager.execute_run(run.id)
 
 
 async def failure(call: Any) -> AsmError:
@@ -125,10 +131,15 @@ async def test_a_failed_run_raises_what_it_failed_with_and_keeps_it(manager: Ses
     assert (error.code, error.message, error.details["retry_after_ms"]) == (
         ErrorCode.PROVIDER_RATE_LIMITED, "slow down", 7,
     )  # fmt: skip
+    assert error.provider_error == {
+        "provider": "scripted", "kind": "rate_limit", "message": "slow down",
+        "exit_code": None, "stderr": None, "truncated": None,
+    }  # fmt: skip
     row = await manager.get_run(run.id)
     assert (row.status, row.token_usage) == (RunStatus.FAILED, {"input_tokens": 5, "output_tokens": 0})
     last = (await manager.get_session_events(session_id))[-1]
     assert (last.type, last.data["error_code"]) == ("run_failed", "provider_rate_limited")
+    assert last.data["provider_error"] == error.provider_error
     assert (await manager.get_session(session_id)).status is SessionStatus.ACTIVE
 
 
@@ -211,6 +222,93 @@ async def test_a_stream_follows_from_its_cursor(manager: SessionManager) -> None
     await manager.execute_run(run.id)
     await following
     assert seen == list(range(2, len(seen) + 2))
+
+
+# Capabilities
+
+
+async def test_what_a_run_requires_the_provider_must_have(manager: SessionManager) -> None:
+    """spec/01 checks 158, 159; weakness 44: what is missing of the optional is told."""
+    session_id = await opened(manager)
+    error = await failure(manager.start_run(session_id, {"prompt": "x"}, required_capabilities=["file_access"]))
+    assert (error.code, error.details["missing"]) == (ErrorCode.MISSING_REQUIRED_CAPABILITY, ["file_access"])
+    unknown = await failure(manager.start_run(session_id, {"prompt": "x"}, optional_capabilities=["telepathy"]))
+    assert unknown.code is ErrorCode.INVALID_CAPABILITY_TYPE
+    assert await manager.get_session_runs(session_id) == []
+    run = await manager.start_run(
+        session_id, {"prompt": "x"}, required_capabilities=["tool"], optional_capabilities=["file_access"]
+    )
+    [warning] = run.metadata["capability_warnings"]
+    assert "file_access" in warning
+
+
+# Continuation
+
+
+class Listener(ScriptedAdapter):
+    """Remembers the conversation that each of its runs was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[list[tuple[str, str | None]] | None] = []
+
+    async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
+        given = execution.transcript
+        self.heard.append(
+            None if given is None else [(str(message.role), message.content) for message in given.messages]
+        )
+        async for item in super().execute(execution):
+            yield item
+
+
+async def test_a_run_goes_on_from_what_was_said_before(world: World) -> None:
+    """spec/01 checks 188 to 190, 192; weaknesses 46, 47: without its own input, without runs still in flight."""
+    adapter = Listener()
+    async with open_manager(world.url, adapter) as manager:
+        session_id = await opened(manager)
+        await execute(manager, session_id, script({"say": "First", "chunks": 3}))
+        busy = await manager.start_run(session_id, script({"say": "Unfinished"}, FOREVER))
+        in_flight = asyncio.create_task(manager.execute_run(busy.id))
+
+        async def has_spoken() -> None:
+            spoken = await manager.get_session_events(session_id, EventFilter(run_id=busy.id))
+            assert "message_received" in [event.type for event in spoken]
+
+        await eventually(has_spoken)
+        for how in (None, False, True, "auto", "replay"):
+            await execute(manager, session_id, {"prompt": "x"}, continuation=how)
+        await execute(manager, session_id, {"prompt": "x"}, continuation=True, continuation_opts={"max_messages": 1})
+        await manager.cancel_run(busy.id)
+        assert (await failure(in_flight)).code is ErrorCode.CANCELLED
+    before = [("user", "Do it"), ("assistant", "First")]
+    echo = [("user", "x"), ("assistant", "x")]
+    assert adapter.heard == [
+        None, None, None, None,
+        before + 2 * echo, before + 3 * echo, before + 4 * echo, [("assistant", "x")],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "field"),
+    [
+        ({"continuation": "native"}, ErrorCode.INVALID_OPERATION, "continuation"),
+        ({"continuation": "sometimes"}, ErrorCode.VALIDATION_ERROR, "continuation"),
+        (
+            {"continuation": True, "continuation_opts": {"max_words": 1}},
+            ErrorCode.VALIDATION_ERROR,
+            "continuation_opts",
+        ),
+        ({"continuation_opts": {"max_chars": 0}}, ErrorCode.VALIDATION_ERROR, "max_chars"),
+    ],
+)
+async def test_a_continuation_that_cannot_be_is_refused_at_the_start(
+    manager: SessionManager, options: Mapping[str, Any], code: ErrorCode, field: str
+) -> None:
+    """spec/01 checks 190, 191; weakness 8: it does not cost a run."""
+    session_id = await opened(manager)
+    error = await failure(manager.start_run(session_id, {"prompt": "x"}, **options))
+    assert (error.code, error.details["field"]) == (code, field)
+    assert await manager.get_session_runs(session_id) == []
 
 
 # One-shots and streams
