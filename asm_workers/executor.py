@@ -17,6 +17,7 @@ from typing import Protocol
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, LeaseLost
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.pricing import PriceList
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
@@ -50,6 +51,7 @@ class Deps:
     damper: DamperLike
     wakeups: Wakeups
     providers: Providers
+    prices: PriceList
     task_events: TaskEvents
     clock: Clock
 
@@ -120,6 +122,7 @@ async def _outcome(claim: Claimed, signals: RunSignals, deps: Deps) -> RunOutcom
         adapter=adapter,
         writer=deps.writer.bind(claim.lease),
         signals=signals,
+        prices=deps.prices,
     )
     return await execute_run(attempt, deps.settings.run_limits, deps.clock)
 

@@ -15,6 +15,7 @@ from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
 from asm_core.manager.signals import StopCause
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
 from asm_core.providers import build_providers
@@ -140,6 +141,7 @@ async def _open_deps(
         damper=damper,
         wakeups=wakeups,
         providers=providers,
+        prices=price_list(settings.pricing_table),
         task_events=TaskEvents(app, broker, node),
         clock=clock,
     )
