@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from asm_core import options
 from asm_core.bus.hub import Hub
 from asm_core.bus.memory import MemoryBus
 from asm_core.clock import SystemClock
@@ -20,6 +21,7 @@ from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.provider import ProviderAdapter
@@ -105,6 +107,7 @@ async def open_manager(
             publisher=publisher,
             wakeups=worker,
             adapter_of=adapter_of,
+            prices=price_list(options.get("pricing_table")),
             limits=run_limits or RunLimits(),
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,

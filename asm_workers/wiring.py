@@ -16,6 +16,7 @@ from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
 from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
 from asm_core.providers import build_providers
@@ -148,6 +149,7 @@ async def _open_deps(
             publisher=publisher,
             wakeups=wakeups,
             adapter_of=providers.get,
+            prices=price_list(settings.pricing_table),
             limits=settings.run_limits,
             outage_tolerance_s=settings.event_limits.outage_tolerance_s,
             clock=clock,

@@ -15,9 +15,9 @@ from typing import NamedTuple
 from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import EventType
-from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.messages import input_messages
+from asm_core.domain.pricing import PriceList
 from asm_core.domain.provider_error import normalize_error
 from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
@@ -40,6 +40,7 @@ class Attempt(NamedTuple):
     adapter: ProviderAdapter
     writer: RunWriter
     signals: RunSignals
+    prices: PriceList
 
 
 async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunOutcome:
@@ -73,7 +74,7 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
 
 async def _pump(attempt: Attempt, result: RunResult, limits: RunLimits, clock: Clock) -> Completion:
     """Store what opens the attempt, then everything the adapter emits."""
-    ctx = _context(attempt.execution, attempt.writer.lease, attempt.adapter.name, clock)
+    ctx = _context(attempt, clock)
     for raw in _opening(attempt):
         await _store(raw, ctx, attempt.writer, result)
     loop = asyncio.get_running_loop()
@@ -112,16 +113,19 @@ def _opening(attempt: Attempt) -> list[RawEvent]:
     return opening + [RawEvent(EventType.MESSAGE_SENT, message) for message in messages]
 
 
-def _context(execution: Execution, lease: Lease, provider: str, clock: Clock) -> RunContext:
+def _context(attempt: Attempt, clock: Clock) -> RunContext:
+    execution, lease = attempt.execution, attempt.writer.lease
     correlation_id = execution.session.metadata.get("correlation_id")
     return RunContext(
         session_id=lease.session_id,
         run_id=lease.run_id,
         fence=lease.fence,
         attempt=execution.attempt,
-        provider=provider,
+        provider=attempt.adapter.name,
         clock=clock,
         correlation_id=correlation_id if isinstance(correlation_id, str) else None,
+        model=execution.model,
+        prices=attempt.prices,
     )
 
 

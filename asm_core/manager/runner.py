@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.pricing import PriceList
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.continuity import conversation_before
 from asm_core.manager.execute import Attempt, execute_run
@@ -45,6 +46,7 @@ class Runner:
     publisher: Publisher
     wakeups: Wakeups
     adapter_of: Callable[[str], ProviderAdapter]
+    prices: PriceList
     limits: RunLimits
     outage_tolerance_s: float
     clock: Clock
@@ -86,6 +88,7 @@ class Runner:
             adapter=adapter,
             writer=self.writer.bind(claim.lease),
             signals=signals,
+            prices=self.prices,
         )
         return await execute_run(attempt, self.limits, self.clock)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asm_core.domain.ids import event_id
+from asm_core.domain.pricing import PriceList
 from asm_core.ports.clock import Clock
 
 
@@ -17,6 +18,9 @@ class RunContext:
     provider: str
     clock: Clock
     correlation_id: str | None = None
+    model: str | None = None
+    """Asked for, until the provider names the one it uses."""
+    prices: PriceList = field(default_factory=PriceList)
     emitted: int = field(default=0)
     """Events made so far in this execution: the ordinal of the next one."""
 
