@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -57,6 +58,35 @@ RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
     _R.FAILED: frozenset(),
     _R.CANCELLED: frozenset(),
     _R.TIMEOUT: frozenset(),
+}
+
+
+
+class SessionVerb(StrEnum):
+    """What a caller may do with a session."""
+
+    ACTIVATE = "activate"
+    PAUSE = "pause"
+    RESUME = "resume"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class VerbRule(NamedTuple):
+    sources: frozenset[SessionStatus]
+    to: SessionStatus
+    event: str
+    """Type of the event that goes with the change."""
+
+
+SESSION_VERBS: Mapping[SessionVerb, VerbRule] = {
+    SessionVerb.ACTIVATE: VerbRule(frozenset({_S.PENDING}), _S.ACTIVE, "session_started"),
+    SessionVerb.PAUSE: VerbRule(frozenset({_S.ACTIVE}), _S.PAUSED, "session_paused"),
+    SessionVerb.RESUME: VerbRule(frozenset({_S.PAUSED}), _S.ACTIVE, "session_resumed"),
+    SessionVerb.COMPLETE: VerbRule(frozenset({_S.ACTIVE, _S.PAUSED}), _S.COMPLETED, "session_completed"),
+    SessionVerb.FAIL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.FAILED, "session_failed"),
+    SessionVerb.CANCEL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.CANCELLED, "session_cancelled"),
 }
 
 TERMINAL_RUNS = frozenset(status for status, leads_to in RUN_TRANSITIONS.items() if not leads_to)
