@@ -1,8 +1,9 @@
 """
 What a session and a run may become, and who may say so.
 
-Both are state machines whose whole truth is the two tables below: the SQL guards are built from them, the tests walk
-them, and docs/lifecycle.md is drawn from them. A status from which nothing leads on is terminal: it is written once.
+Both are state machines whose whole truth is two tables below, `SESSION_VERBS` and `RUN_TRANSITIONS`: the SQL guards are
+built from them, the tests walk them, and docs/lifecycle.md is drawn from them. A status from which nothing leads on is
+terminal: it is written once.
 
 A run waits (`pending`), is executed (`running`), may wait for a person (`awaiting_approval`, which frees its slot on
 the worker but not in its session), and ends. It goes back to `pending` when its worker died, shut down or parked it,
@@ -37,31 +38,6 @@ class RunStatus(StrEnum):
     TIMEOUT = "timeout"
 
 
-_S, _R = SessionStatus, RunStatus
-
-SESSION_TRANSITIONS: Mapping[SessionStatus, frozenset[SessionStatus]] = {
-    _S.PENDING: frozenset({_S.ACTIVE, _S.FAILED, _S.CANCELLED}),
-    _S.ACTIVE: frozenset({_S.PAUSED, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
-    _S.PAUSED: frozenset({_S.ACTIVE, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
-    _S.COMPLETED: frozenset(),
-    _S.FAILED: frozenset(),
-    _S.CANCELLED: frozenset(),
-}
-
-RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
-    _R.PENDING: frozenset({_R.RUNNING, _R.CANCELLED, _R.FAILED, _R.TIMEOUT}),
-    _R.RUNNING: frozenset(
-        {_R.COMPLETED, _R.FAILED, _R.CANCELLED, _R.TIMEOUT, _R.PENDING, _R.AWAITING_APPROVAL},
-    ),
-    _R.AWAITING_APPROVAL: frozenset({_R.PENDING, _R.CANCELLED, _R.FAILED, _R.TIMEOUT}),
-    _R.COMPLETED: frozenset(),
-    _R.FAILED: frozenset(),
-    _R.CANCELLED: frozenset(),
-    _R.TIMEOUT: frozenset(),
-}
-
-
-
 class SessionVerb(StrEnum):
     """What a caller may do with a session."""
 
@@ -80,13 +56,31 @@ class VerbRule(NamedTuple):
     """Type of the event that goes with the change."""
 
 
+_S, _R, _V = SessionStatus, RunStatus, SessionVerb
+
 SESSION_VERBS: Mapping[SessionVerb, VerbRule] = {
-    SessionVerb.ACTIVATE: VerbRule(frozenset({_S.PENDING}), _S.ACTIVE, "session_started"),
-    SessionVerb.PAUSE: VerbRule(frozenset({_S.ACTIVE}), _S.PAUSED, "session_paused"),
-    SessionVerb.RESUME: VerbRule(frozenset({_S.PAUSED}), _S.ACTIVE, "session_resumed"),
-    SessionVerb.COMPLETE: VerbRule(frozenset({_S.ACTIVE, _S.PAUSED}), _S.COMPLETED, "session_completed"),
-    SessionVerb.FAIL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.FAILED, "session_failed"),
-    SessionVerb.CANCEL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.CANCELLED, "session_cancelled"),
+    _V.ACTIVATE: VerbRule(frozenset({_S.PENDING}), _S.ACTIVE, "session_started"),
+    _V.PAUSE: VerbRule(frozenset({_S.ACTIVE}), _S.PAUSED, "session_paused"),
+    _V.RESUME: VerbRule(frozenset({_S.PAUSED}), _S.ACTIVE, "session_resumed"),
+    _V.COMPLETE: VerbRule(frozenset({_S.ACTIVE, _S.PAUSED}), _S.COMPLETED, "session_completed"),
+    _V.FAIL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.FAILED, "session_failed"),
+    _V.CANCEL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.CANCELLED, "session_cancelled"),
+}
+
+SESSION_TRANSITIONS: Mapping[SessionStatus, frozenset[SessionStatus]] = {
+    status: frozenset(rule.to for rule in SESSION_VERBS.values() if status in rule.sources) for status in SessionStatus
+}
+
+RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {
+    _R.PENDING: frozenset({_R.RUNNING, _R.CANCELLED, _R.FAILED, _R.TIMEOUT}),
+    _R.RUNNING: frozenset(
+        {_R.COMPLETED, _R.FAILED, _R.CANCELLED, _R.TIMEOUT, _R.PENDING, _R.AWAITING_APPROVAL},
+    ),
+    _R.AWAITING_APPROVAL: frozenset({_R.PENDING, _R.CANCELLED, _R.FAILED, _R.TIMEOUT}),
+    _R.COMPLETED: frozenset(),
+    _R.FAILED: frozenset(),
+    _R.CANCELLED: frozenset(),
+    _R.TIMEOUT: frozenset(),
 }
 
 TERMINAL_RUNS = frozenset(status for status, leads_to in RUN_TRANSITIONS.items() if not leads_to)

@@ -114,7 +114,13 @@ def test_cancel_stops_a_run_in_flight(dev: Dev, tmp_path: Path) -> None:
     script = tmp_path / "input.json"
     script.write_text(json.dumps({"script": [{"say": "I sleep now"}, {"sleep_ms": 600_000}]}))
     command = [*ASM, "run", "--input", str(script), "--server", dev.url]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as watching:
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job would ignore it
+    ) as watching:
         assert watching.stdout is not None and watching.stderr is not None
         assert any("I sleep now" in line for line in watching.stdout)
         watching.send_signal(signal.SIGINT)

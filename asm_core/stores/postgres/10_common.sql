@@ -3,6 +3,7 @@
 -- Lock order, the same for everyone: worker row > session's runtime row > limiter row > run lease > sequence counter.
 -- Appends skip the first three: they take leases in (session, run) order, then counters in session order. Successors
 -- lock the limiter last of all, which is safe because whoever holds it waits for nothing.
+-- A pending run with a `submit_seq` waits in its session's queue; one without is started by whoever asked for it.
 -- `enable_seqscan = off` on each function: plpgsql keeps the plan it made while the tables were small.
 
 CREATE OR REPLACE FUNCTION asm_instant(t timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
@@ -64,7 +65,7 @@ BEGIN
   v_limiter := coalesce(p_limiter, CASE WHEN rt.limiter_waiting_since IS NOT NULL THEN rt.limiter END);
   v_claimable := asm_slots_used(p_session) < rt.max_concurrent_runs
     AND EXISTS (SELECT 1 FROM asm_sessions s WHERE s.id = p_session AND s.status IN ('pending', 'active'))
-    AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending');
+    AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending' AND r.submit_seq IS NOT NULL);
   IF v_limiter IS NULL THEN
     UPDATE asm_session_runtime SET last_wake_at = clock_timestamp() WHERE session_id = p_session AND v_claimable;
     RETURN CASE WHEN FOUND THEN jsonb_build_array(p_session) ELSE '[]' END;

@@ -32,7 +32,8 @@ _position = (
     )
     .scalar_subquery()
 )
-_RUN_COLUMNS = (*runs.c, sa.case((runs.c.status == "pending", _position)).label("position"))
+_is_queued = sa.and_(runs.c.status == "pending", runs.c.submit_seq.is_not(None))
+_RUN_COLUMNS = (*runs.c, sa.case((_is_queued, _position)).label("position"))
 _SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
 _SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
 _EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)
@@ -81,7 +82,7 @@ class SqlSessionStore:
             active = await connection.execute(
                 sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
                 .where(runs.c.session_id == session_id)
-                .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
+                .where(sa.or_(_is_queued, runs.c.status.in_(("running", "awaiting_approval"))))
                 .order_by(runs.c.submit_seq)
             )
             found = [dict(run) for run in active.mappings()]

@@ -155,6 +155,7 @@ def downgrade() -> None:
         op.execute("DROP TRIGGER asm_events_append_only ON asm_events")
         op.execute("DROP TRIGGER asm_runs_terminal_once ON asm_runs")
         op.execute("DROP FUNCTION asm_refuse_change()")
+        op.execute("DROP FUNCTION IF EXISTS asm_give(text, asm_session_runtime, asm_sessions, asm_runs)")
         op.execute("DROP INDEX asm_sessions_tags_index")
         op.execute("DROP INDEX asm_events_usage_index")
         op.execute("DROP INDEX asm_runs_queue_deadline_index")
