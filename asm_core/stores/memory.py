@@ -11,7 +11,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
@@ -30,7 +30,7 @@ from asm_core.stores.local.records import PRESENT, TABLES, Row, TableRule, Trans
 from asm_core.stores.local.submit import position_of
 from asm_core.stores.sql.convert import event_of, run_of, session_of
 from asm_core.stores.sql.page_cursor import check_limit, decode_cursor, encode_cursor
-from asm_core.stores.sql.rows import bounds_row, event_rows, run_row, session_row
+from asm_core.stores.sql.rows import bounds_row, event_rows, firsts, run_row, session_row
 from asm_core.wire import dumps, loads
 
 T = TypeVar("T")
@@ -423,22 +423,15 @@ def _append(tx: Tx, rows: Sequence[Row]) -> list[Event]:
         if counter is not None and counter["tenant_id"] != rows[0]["tenant_id"]:
             raise refusals.no_session(session_id)
     stored = {event["id"]: event for event in tx.db.rows("events", {"id": tuple(row["id"] for row in rows)})}
-    fresh = [row for row in _firsts(rows) if row["id"] not in stored]
+    fresh = [row for row in firsts(rows) if row["id"] not in stored]
     number(tx, fresh)
     for row in fresh:
         stored[row["id"]] = tx.db.insert("events", row | {"stored_at": tx.now})
     for row in rows:
-        if stored[row["id"]]["session_id"] != row["session_id"]:
+        found = stored[row["id"]]
+        if (found["session_id"], found["tenant_id"]) != (row["session_id"], row["tenant_id"]):
             raise refusals.id_taken("event", row["id"])
     return [event_of(stored[row["id"]]) for row in rows]
-
-
-def _firsts(rows: Sequence[Row]) -> Collection[Row]:
-    """Each id once, as it came first."""
-    firsts: dict[str, Row] = {}
-    for row in rows:
-        firsts.setdefault(row["id"], row)
-    return firsts.values()
 
 
 # Reading

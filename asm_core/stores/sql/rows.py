@@ -101,6 +101,14 @@ def _event_row(event: Event, tenant_id: str) -> Row:
     }
 
 
+def firsts(rows: Sequence[Row]) -> list[Row]:
+    """Each id once, as it came first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found.setdefault(row["id"], row)
+    return list(found.values())
+
+
 def _require(kind: type, record: object, texts: Sequence[str], times: Sequence[str]) -> None:
     name = kind.__name__.lower()
     if not isinstance(record, kind):
