@@ -18,6 +18,7 @@ from asm_api.errors import install_error_handlers, problem_response
 from asm_api.routes import events, ops, runs, sessions
 from asm_api.schemas import Problem
 from asm_api.wiring import DepsFactory, open_deps
+from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -31,6 +32,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     Raises:
         AsmError: `unauthorized` when the host is not loopback and no API key is set.
     """
+    end_process_on_defect()
     build_server(settings, host, port).run()
 
 

@@ -14,6 +14,7 @@ from asm_core.bus.redis import RedisBus
 from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
+from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
@@ -105,7 +106,7 @@ async def open_worker(
             settings, app, broker, queue_name=canary_queue, queue=queue, leases=leases, worker=worker
         )
         nudges = NudgeListener(settings, lambda: leases.worker_id, leases.signal)
-        sweeps = sweep_forever(queue, deps.publisher, deps.wakeups, settings.times)
+        sweeps = sweep_forever(queue, deps.runner.publisher, deps.wakeups, settings.times)
         await stack.enter_async_context(background(leases.watch(), nudges.run(), canary.run(), sweeps))
         yield worker
 
@@ -134,12 +135,19 @@ async def _open_deps(
     return Deps(
         settings=settings,
         queue=queue,
-        writer=writer,
-        publisher=publisher,
+        runner=Runner(
+            queue=queue,
+            writer=writer,
+            publisher=publisher,
+            wakeups=wakeups,
+            adapter_of=providers.get,
+            limits=settings.run_limits,
+            outage_tolerance_s=settings.event_limits.outage_tolerance_s,
+            clock=clock,
+        ),
         leases=LeaseKeeper(settings, queue, publisher, wakeups, slots=slots, loop=asyncio.get_running_loop()),
         damper=damper,
         wakeups=wakeups,
-        providers=providers,
         task_events=TaskEvents(app, broker, node),
         clock=clock,
     )

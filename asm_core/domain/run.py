@@ -14,6 +14,7 @@ from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
 from asm_core.domain.session import (
     DEFAULT_TENANT,
     optional_datetime,
+    optional_mapping,
     require_datetime,
     require_mapping,
     require_text,
@@ -91,9 +92,20 @@ class Run:
     ended_at: datetime | None = None
 
     @classmethod
-    def new(cls, *, id: str, session_id: object, now: datetime, **fields: Any) -> Run:
-        """A pending run. Raises `validation_error` naming `session_id`."""
-        return cls(id=id, session_id=require_text("run", "session_id", session_id), created_at=now, **fields)
+    def new(cls, *, id: object, session_id: object, now: datetime, **fields: Any) -> Run:
+        """
+        A pending run; None for `metadata` means empty.
+
+        Raises:
+            AsmError: `validation_error` naming `id`, `session_id` or `metadata`.
+        """
+        fields["metadata"] = optional_mapping("run", "metadata", fields.get("metadata"))
+        return cls(
+            id=require_text("run", "id", id),
+            session_id=require_text("run", "session_id", session_id),
+            created_at=now,
+            **fields,
+        )
 
     @property
     def is_terminal(self) -> bool:
@@ -103,6 +115,18 @@ class Run:
         """The same run under another status; a terminal one sets `ended_at`. Raises `invalid_status`."""
         new = parse_run_status(status)
         return replace(self, status=new, ended_at=now if new in TERMINAL_RUNS else self.ended_at)
+
+    def with_output(self, output: Mapping[str, Any], now: datetime) -> Run:
+        """The same run, completed with this output."""
+        return replace(self.with_status(RunStatus.COMPLETED, now), output=output)
+
+    def with_error(self, error: Mapping[str, Any], now: datetime) -> Run:
+        """The same run, failed with this error (`AsmError.to_payload`)."""
+        return replace(self.with_status(RunStatus.FAILED, now), error=error)
+
+    def with_turn(self) -> Run:
+        """The same run after one more turn."""
+        return replace(self, turn_count=self.turn_count + 1)
 
     def with_usage(self, usage: Mapping[str, Any]) -> Run:
         """Numbers add up key by key; anything else replaces what was there."""

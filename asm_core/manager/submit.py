@@ -57,10 +57,19 @@ class Submitter:
     max_input_bytes: int
 
     async def submit(
-        self, session_id: str, tenant_id: str, request: RunRequest, idempotency_key: str | None = None
+        self,
+        session_id: str,
+        tenant_id: str,
+        request: RunRequest,
+        idempotency_key: str | None = None,
+        *,
+        queued: bool = True,
     ) -> Submitted:
         """
         Queue a run in a session.
+
+        Args:
+            queued: False: it stays outside the queue until somebody claims this very run.
 
         Returns:
             Its id and place in the queue; `replayed` when the idempotency key was known: then nothing was queued.
@@ -70,13 +79,15 @@ class Submitter:
                 `max_runs_exceeded`, `already_exists`, `invalid_operation`, `storage_connection_failed`.
         """
         session = await self.store.get_session(session_id, tenant_id)
-        return await self._submit(session, request, idempotency_key, one_shot=False)
+        return await self._submit(session, request, idempotency_key, queued=queued)
 
     async def submit_once(self, session: Session, request: RunRequest, idempotency_key: str | None = None) -> Submitted:
         """A one-shot: the session is created with the run and ends with it. Raises as `submit`."""
         return await self._submit(session, request, idempotency_key, one_shot=True)
 
-    async def _submit(self, session: Session, request: RunRequest, key: str | None, *, one_shot: bool) -> Submitted:
+    async def _submit(
+        self, session: Session, request: RunRequest, key: str | None, *, one_shot: bool = False, queued: bool = True
+    ) -> Submitted:
         options = self.check(session, request)
         asked = (request, session.agent_id, session.context) if one_shot else (request,)
         submission = Submission(
@@ -89,6 +100,7 @@ class Submitter:
             idempotency_key=key,
             request_hash=request_hash(*asked) if key is not None else None,
             new_session=session if one_shot else None,
+            queued=queued,
         )
         submitted = await self.queue.submit(submission)
         self.publisher.publish(submitted.events)

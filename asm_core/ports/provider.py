@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from asm_core.domain.capability import Capability
@@ -19,6 +20,8 @@ class RawEvent:
     type: str
     data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    timestamp: datetime | None = None
+    """When the provider says it happened; None: now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -27,6 +27,10 @@ class EventFilter:
     run_id: str | None = None
     since: datetime | None = None
     """Emitter's clock, exclusive; approximate by nature."""
+
+    def behind(self, sequence_number: int) -> EventFilter:
+        """The same conditions, further on."""
+        return replace(self, after=sequence_number)
 
     def admits(self, frame: EventFrame) -> bool:
         """Whether a live event passes the filters a live stream knows: type and run."""
