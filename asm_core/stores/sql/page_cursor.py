@@ -12,6 +12,13 @@ from asm_core.wire import dumps, loads
 VERSION = 1
 
 
+def check_limit(limit: object) -> None:
+    """Raises `validation_error` for a page of no rows, and for what is no number."""
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        message = f"limit must be an integer from 1, not {limit!r}"
+        raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "limit"})
+
+
 def encode_cursor(kind: str, at: datetime, record_id: str) -> str:
     payload = dumps({"v": VERSION, "k": kind, "s": timestamp_text(at), "i": record_id})
     return urlsafe_b64encode(payload).rstrip(b"=").decode()
