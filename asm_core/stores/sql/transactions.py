@@ -50,8 +50,19 @@ async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], 
     """
     All of `work` or nothing; again from the start where the database asks for it (busy, deadlock).
 
+    A caller that is cancelled waits for its end: a statement that is cut off leaves a connection in no known state.
+
     Raises as `connected`, and whatever `work` raises.
     """
+    under_way = asyncio.create_task(_to_its_end(engine, work))
+    try:
+        return await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        await asyncio.gather(under_way, return_exceptions=True)
+        raise
+
+
+async def _to_its_end(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
     begun = _begun_on_sqlite if engine.dialect.name == "sqlite" else _begun_on_postgres
     with mapped_errors():
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
