@@ -6,6 +6,7 @@ Every wait, buffer and bound of the system has its name here.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +14,9 @@ from typing import Literal
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from asm_core.domain.errors import AsmError
+from asm_core.domain.redaction import REDACTOR, Pattern, RedactionOptions, Redactor, Replace
 
 FAST_PROFILE = {"beat_interval_ms": 500, "lease_ttl_ms": 3_000, "sweep_interval_ms": 300, "stale_wake_ms": 1_000}
 """For tests and latency-critical fleets."""
@@ -131,6 +135,19 @@ class Settings(BaseSettings):
     allow_crash: bool = False
     """Lets the scripted provider kill its own worker (tests of recovery)."""
 
+    redaction_enabled: bool = True
+    """Whether secrets are replaced before anything is stored, published or logged."""
+    redaction_replacement: str = "[REDACTED]"
+    """What stands in place of a secret; `categorized`: `[REDACTED:<category>]`."""
+    redaction_patterns: list[str | tuple[str, str]] = []
+    """Further secrets, as a JSON list of patterns or `[category, pattern]` pairs: characters, classes, quantifiers."""
+    redaction_builtin_patterns: bool = True
+    """Whether the built-in patterns are used as well."""
+    redaction_deep_scan: bool = True
+    """Whether all of an event's data is searched; else only the fields that hold messages, tool calls and errors."""
+    redaction_scan_metadata: bool = True
+    """Whether events' metadata is searched as well."""
+
     log_level: str = "INFO"
     """DEBUG, INFO, WARNING, ERROR."""
     log_format: Literal["console", "json"] = "console"
@@ -148,7 +165,32 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"lease_ttl_ms ({self.lease_ttl_ms}) must be at least twice beat_interval_ms ({self.beat_interval_ms})"
             )
+        self._check_redaction()
         return self
+
+    def _check_redaction(self) -> None:
+        try:
+            _ = self.redactor
+        except AsmError as error:
+            raise ValueError(f"redaction_{error.details['field']}: {error.message}") from error
+
+    @property
+    def redactor(self) -> Redactor:
+        """Built anew unless it is the default one: take it once."""
+        options = RedactionOptions(
+            enabled=self.redaction_enabled,
+            patterns=self._redaction_patterns,
+            replacement=self.redaction_replacement,
+            deep_scan=self.redaction_deep_scan,
+            scan_metadata=self.redaction_scan_metadata,
+        )
+        return REDACTOR if options == REDACTOR.options else Redactor(options)
+
+    @property
+    def _redaction_patterns(self) -> Literal["default"] | Sequence[Pattern] | Replace:
+        if not self.redaction_builtin_patterns:
+            return Replace(tuple(self.redaction_patterns))
+        return tuple(self.redaction_patterns) or "default"
 
     @property
     def times(self) -> FleetTimes:

@@ -17,6 +17,7 @@ from typing import Protocol
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, LeaseLost
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.redaction import Redactor
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
@@ -50,6 +51,7 @@ class Deps:
     damper: DamperLike
     wakeups: Wakeups
     providers: Providers
+    redactor: Redactor
     task_events: TaskEvents
     clock: Clock
 
@@ -110,7 +112,7 @@ async def _outcome(claim: Claimed, signals: RunSignals, deps: Deps) -> RunOutcom
     try:
         adapter = deps.providers.get(options.provider)
     except AsmError as error:
-        return RunOutcome(status=RunStatus.FAILED, error=error)
+        return deps.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
     started = await patiently(lambda: deps.queue.start(claim.lease), _tolerance_s(deps), deps.clock)
     deps.task_events.started(claim.run.id)
     run = replace(claim.run, attempt=started.attempt)
@@ -120,6 +122,7 @@ async def _outcome(claim: Claimed, signals: RunSignals, deps: Deps) -> RunOutcom
         adapter=adapter,
         writer=deps.writer.bind(claim.lease),
         signals=signals,
+        redactor=deps.redactor,
     )
     return await execute_run(attempt, deps.settings.run_limits, deps.clock)
 

@@ -140,6 +140,7 @@ async def _open_deps(
         damper=damper,
         wakeups=wakeups,
         providers=providers,
+        redactor=settings.redactor,
         task_events=TaskEvents(app, broker, node),
         clock=clock,
     )

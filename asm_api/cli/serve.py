@@ -61,5 +61,5 @@ def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]
         first = error.errors(include_url=False, include_input=False)[0]
         where = "ASM_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "settings"
         fail(f"{where}: {first['msg']}", USAGE)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.redactor)
     return settings

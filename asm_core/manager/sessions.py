@@ -6,6 +6,7 @@ import asyncio
 from dataclasses import dataclass
 
 from asm_core.domain.lifecycle import SessionStatus
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.session import Session
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.queue import RunQueue, SessionChange
@@ -18,10 +19,16 @@ class Sessions:
     wakeups: Wakeups
     nudges: Nudges
     publisher: Publisher
+    redactor: Redactor = REDACTOR
 
     async def create(self, session: Session) -> Session:
-        """Store a session with its queue; it is active at once. Raises AsmError `storage_connection_failed`."""
-        return await self._announce(await self.queue.create_session(session))
+        """
+        Store a session with its queue; it is active at once. Secrets in it are not stored.
+
+        Raises:
+            AsmError: `storage_connection_failed`.
+        """
+        return await self._announce(await self.queue.create_session(self.redactor.session(session)))
 
     async def pause(self, session_id: str, tenant_id: str) -> Session:
         """No further claims; what is in flight goes on. Raises `session_not_found`, `invalid_transition`."""

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from asm_core.domain.ids import event_id
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.ports.clock import Clock
+
+if TYPE_CHECKING:
+    from asm_core.pipeline.redact import Streamed
 
 
 @dataclass(slots=True)
@@ -19,6 +24,9 @@ class RunContext:
     correlation_id: str | None = None
     emitted: int = field(default=0)
     """Events made so far in this execution: the ordinal of the next one."""
+    redactor: Redactor = REDACTOR
+    streams: dict[tuple[str, ...], Streamed] = field(default_factory=dict)
+    """Texts that are streaming, with what redaction holds back of them."""
 
     def next_event_id(self) -> str:
         """Derived, so that an append repeated after an unknown commit stores nothing twice."""
