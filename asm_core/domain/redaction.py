@@ -184,9 +184,9 @@ class Redactor:
         is_plain = replacement.isprintable() and not set(replacement) & set("\"'`\\")
         if not is_plain or len(replacement) > MAX_REPLACEMENT:
             problem = f"must be printable, without quotes and backslashes, at most {MAX_REPLACEMENT} characters"
-            raise _invalid("replacement", f"{problem}, not {replacement[:MAX_REPLACEMENT]!r}")
+            raise _invalid("replacement", f"a replacement {problem}, not {replacement[:MAX_REPLACEMENT]!r}")
         for mark in {self._replacement(rule.category) for rule in self._rules}:
-            if self._text(f" {mark} ")[1]:
+            if self._scanner.spans(f" {mark} "):
                 raise _invalid("patterns", f"the replacement {mark!r} would itself be taken for a secret")
 
     @cached_property

@@ -91,12 +91,14 @@ class Scanner:
         undecided = len(text)
         for order in candidates:
             rule = self._rules[order]
-            covered = 0
+            covered: dict[Tail, int] = {}
             for at, after in rule.places(text, lowered):
                 found = rule.look(text, at, after, covered)
                 if isinstance(found, Found):
-                    covered = max(covered, found.end)
-                    spans.append(Span(found.start, at, order, found.end, found.tail, rule.category, found.quote))
+                    tail = found.tail if found.is_open else None
+                    spans.append(Span(found.start, at, order, found.end, tail, rule.category, found.quote))
+                    if found.tail.is_uniform:
+                        covered[found.tail] = found.end
                 elif found:
                     undecided = min(undecided, at)
         return spans, undecided
@@ -201,6 +203,15 @@ def render(
     return Rendered("".join(parts), covered, count)
 
 
+def _reaching(spans: Iterable[Span], beyond: int) -> Iterable[Span]:
+    """Of the spans that would not be found again, those that go on; of several that go the same way, one."""
+    kept: dict[object, Span] = {}
+    for span in spans:
+        if span.head < beyond and (span.tail or span.end > beyond):
+            kept.setdefault((max(span.start, beyond - 1), span.end, span.tail), span)
+    return kept.values()
+
+
 class TextStream:
     """
     One text that arrives in parts.
@@ -222,8 +233,9 @@ class TextStream:
         """Replacements made so far."""
 
     @property
-    def is_holding(self) -> bool:
-        return len(self._text) > max(self._shown, self._covered)
+    def held(self) -> int:
+        """Characters held back just now."""
+        return max(len(self._text) - max(self._shown, self._covered), 0)
 
     def feed(self, part: str) -> str:
         """The next part; what may be shown by now."""
@@ -233,8 +245,7 @@ class TextStream:
             return text  # nearly always
         undecided = min([undecided, *(span.end for span in spans if span.tail)])
         out = self._rendered(text, spans, undecided)
-        kept = [span for span in spans if span.head < undecided and (span.tail or span.end > undecided)]
-        self._spans = [span.moved(undecided) for span in kept]
+        self._spans = [span.moved(undecided) for span in _reaching(spans, undecided)]
         self._text = text[undecided:]
         self._shown = max(self._shown - undecided, 0)
         self._covered = max(self._covered - undecided, 0)

@@ -73,6 +73,8 @@ def _is_bad_class(chars: str) -> bool:
 
 def check(units: Sequence[Unit], any_case: bool) -> None:
     """Raises ValueError where it would be in doubt how far a unit goes, or where the head has no bound."""
+    if units and units[-1].low != units[-1].high:
+        raise ValueError(f"the last quantifier must be exact or open, not that of {units[-1].chars}")
     members = [_members(unit.chars, any_case) for unit in units]
     for index, unit in enumerate(units):
         if unit.low == unit.high:

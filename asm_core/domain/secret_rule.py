@@ -9,7 +9,7 @@ at a place depends on nothing before it, so that a text may be looked at in part
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import product
@@ -19,6 +19,8 @@ from asm_core.domain.secret_pattern import FLAGS, Unit, begun, check, exact, uni
 
 MIN_LENGTH = 4
 """Of what a pattern may match."""
+MAX_UNDECIDED = 64
+"""Backslashes that wait for the quote they may belong to; more are not waited with."""
 
 
 class Tail(Protocol):
@@ -80,7 +82,6 @@ class Quoted:
     with_closing: bool
     """Whether the closing quote counts as part of it."""
     is_uniform: ClassVar[bool] = False
-    max_undecided: ClassVar[int] = 64
 
     def end(self, text: str, at: int) -> tuple[int, bool]:
         depth = len(self.opened) - 1
@@ -93,7 +94,7 @@ class Quoted:
             if slashes < depth:
                 return stop.start() - slashes, False
         undecided = _slashes_before(text, len(text), at)
-        return len(text) - (undecided if undecided <= self.max_undecided else 0), True
+        return len(text) - (undecided if undecided <= MAX_UNDECIDED else 0), True
 
 
 def _slashes_before(text: str, end: int, start: int) -> int:
@@ -119,10 +120,11 @@ class Armour:
         limit = foreign.start() if foreign else len(text)
         if ended := self._ended.search(text, at, limit):
             return ended.end(), False
+        slashes = _slashes_before(text, limit, at)  # which may belong to a quote behind them
         if foreign:
-            return limit, False
-        ending = self._ending.search(text, max(at, len(text) - self._line_length))
-        return (ending.start() if ending else limit), True
+            return limit - slashes, False
+        ending = self._ending.search(text, max(at, limit - self._line_length))
+        return (ending.start() if ending else limit - (slashes if slashes <= MAX_UNDECIDED else 0)), True
 
 
 class Found(NamedTuple):
@@ -130,8 +132,9 @@ class Found(NamedTuple):
 
     start: int
     end: int
-    tail: Tail | None
-    """Set while more text could move the end."""
+    is_open: bool
+    """More text could move the end."""
+    tail: Tail
     quote: str = ""
     """Put around the replacement, where the value had no quotes although its place asks for some."""
 
@@ -139,6 +142,8 @@ class Found(NamedTuple):
 BEGUN = "begun"
 """More text could make a secret of it."""
 Look = Found | str | None
+Covered = Mapping[Tail, int]
+"""How far what a rule has found so far goes, by its tail: what would end there as well need not be looked at."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,21 +183,15 @@ class Rule:
                 yield at, at + len(anchor)
                 at = searched.find(anchor, at + 1)
 
-    def look(self, text: str, at: int, after: int, covered: int) -> Look:
-        """
-        What stands at one of the `places`.
-
-        Args:
-            covered: where the rule's secret before this one ends; what adds nothing to it is not reported.
-        """
+    def look(self, text: str, at: int, after: int, covered: Covered) -> Look:
+        """What stands at one of the `places`."""
         head = self._head.match(text, after)
         if head is None:
             return BEGUN if self._begun.match(text, after) else None
         start = head.start(1) if self.kept else at
-        if self.tail.is_uniform and head.end(1) <= covered:
+        if head.end(1) <= covered.get(self.tail, 0):
             return None
-        end, is_open = self.tail.end(text, head.end(1))
-        return Found(start, end, self.tail if is_open else None)
+        return Found(start, *self.tail.end(text, head.end(1)), self.tail)
 
     @cached_property
     def _head(self) -> re.Pattern[str]:
@@ -218,12 +217,12 @@ class Rule:
             found = anywhere.search(text, found.start() + 1)
 
 
-_KEY_END = r"\\{0,7}[\"'`]"
+_KEY_END = r"\\{0,31}[\"'`]"
 _SEPARATOR = r"\s{0,16}[:=]{1,3}>?\s{0,16}"
-_OPENING = r"\\{0,7}[\"'`]"
+_OPENING = r"\\{0,31}[\"'`]"
 _BARE_FIRST = r"[^\s\"'`,;}\]\\{\[:=>]"
 _BARE = Run(r"[^\s\"'`,;}\]\\]")
-_ELEMENT = Run(r"[^<\s\"']")
+_ELEMENT = Run(r"[^<\s\"'\\]")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -244,11 +243,11 @@ class Assignment:
     _lines: ClassVar[tuple[list[Unit], ...]] = (
         units_of(_SEPARATOR + _OPENING),
         units_of(_KEY_END + _SEPARATOR + _OPENING),
-        units_of(r">[^<\s]"),
+        units_of(rf">{_ELEMENT.chars}"),
     )
     _head: ClassVar[re.Pattern[str]] = re.compile(
         f"(?P<key>{exact(units_of(_KEY_END))})?+{exact(units_of(_SEPARATOR))}"
-        f"(?:(?P<open>{exact(units_of(_OPENING))})|(?P<bare>{_BARE_FIRST}))|>(?P<element>[^<\\s])",
+        f"(?:(?P<open>{exact(units_of(_OPENING))})|(?P<bare>{_BARE_FIRST}))|>(?P<element>{_ELEMENT.chars})",
         FLAGS,
     )
     _begun: ClassVar[re.Pattern[str]] = re.compile("|".join(map(begun, _lines)), FLAGS)
@@ -281,16 +280,17 @@ class Assignment:
             yield found.span()
             found = self._name.search(lowered, found.start() + 1)
 
-    def look(self, text: str, at: int, after: int, covered: int) -> Look:
+    def look(self, text: str, at: int, after: int, covered: Covered) -> Look:
         head = self._head.match(text, after)
         if head is None:
             return BEGUN if self._begun.match(text, after) else None
         if head["open"]:
             return self._quoted(text, at, head)
         start, tail = (head.start("bare"), _BARE) if head["bare"] else (head.start("element"), _ELEMENT)
-        end, is_open = tail.end(text, start)
+        if start < covered.get(tail, 0):
+            return None
         quote = head["key"] or ""
-        return Found(start if quote or head["element"] else at, end, tail if is_open else None, quote)
+        return Found(start if quote or head["element"] else at, *tail.end(text, start), tail, quote)
 
     def _quoted(self, text: str, at: int, head: re.Match[str]) -> Look:
         value = head.end()
@@ -298,7 +298,7 @@ class Assignment:
         end, is_open = tail.end(text, value)
         if end == value or text[value:end] == head["open"]:
             return BEGUN if is_open else None
-        return Found(value if head["key"] else at, end, tail if is_open else None)
+        return Found(value if head["key"] else at, end, is_open, tail)
 
 
 AnyRule = Rule | Assignment

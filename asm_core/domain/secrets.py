@@ -33,8 +33,8 @@ def _keys(category: str) -> list[AnyRule]:
 
 _URL = r"[^\s\"'`<>\\{}|^]"
 _ID = "[A-Za-z0-9_-]"
-_USER, _USER_INFO = r"[^\s/:@\"'`<>\\]", r"[^\s/@\"'`<>\\]"
-_SCHEME = r"\\{0,7}[\"'`]?\s{0,4}[:=]\s{0,4}\\{0,7}[\"'`]?[a-z]{3,16}\s{1,4}"
+_USER, _USER_INFO = r"[^\s/:@\"'`<>\\\[\]]", r"[^\s/@\"'`<>\\\[\]]"
+_SCHEME = r"\\{0,31}[\"'`]?\s{0,4}[:=]\s{0,4}\\{0,31}[\"'`]?[a-z]{3,16}\s{1,4}"
 """Of an authorization header, up to the credentials."""
 _OPTION = r"[^\s\"'`,;}\]\\{\[-][^\s\"'`,;}\]\\]+"
 _GITLAB = ("dt", "rt", "ptt", "ft", "soat", "cbt", "agent", "oas")
@@ -114,7 +114,7 @@ EXTENDED: tuple[AnyRule, ...] = (
     *_tokens("digitalocean_token", *(f"do{kind}_v1_[a-f0-9]{{40,}}" for kind in "por")),
     *_tokens("databricks_token", "dapi[a-h0-9]{32,}"),
     *_tokens("vault_token", *(rf"hv{kind}\.{_ID}{{24,}}" for kind in "sbr"), joiner="."),
-    *_tokens("terraform_token", rf"\.atlasv1\.{_ID}{{30,}}"),
+    *_tokens("terraform_token", rf"atlasv1\.{_ID}{{30,}}"),
     *_tokens("grafana_token", "glsa_[A-Za-z0-9_]{32,}", "glc_[A-Za-z0-9+/=]{32,}"),
     *_tokens("sentry_token", "sntrys_[A-Za-z0-9+/=_]{40,}", "sntryu_[a-f0-9]{40,}"),
     *_tokens("newrelic_key", "NRAK-[A-Z0-9]{27}"),

@@ -59,7 +59,7 @@ def released(ctx: RunContext) -> list[Event]:
 
 
 def _released(streamed: Streamed, ctx: RunContext) -> Iterator[Event]:
-    if streamed.text.is_holding and (shown := streamed.text.flush()):
+    if streamed.text.held and (shown := streamed.text.flush()):
         yield replace(streamed.chunk(shown), id=ctx.next_event_id())
 
 
