@@ -78,7 +78,7 @@ def create_app(settings: Settings, deps_factory: DepsFactory = open_deps) -> Fas
     )
     for router in ROUTERS:
         app.include_router(router)
-    install_error_handlers(app)
+    install_error_handlers(app, settings.redactor)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.api_key:
         app.add_middleware(ApiKeyGate, key=settings.api_key.get_secret_value())

@@ -17,6 +17,7 @@ from asm_core.bus.hub import Hub
 from asm_core.bus.redis import RedisBus, open_redis
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.redaction import Redactor
 from asm_core.manager.control import Control
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
@@ -47,6 +48,7 @@ class Deps:
     sessions: Sessions
     control: Control
     providers: Providers
+    redactor: Redactor
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     """Each needed service by name, with a call that raises while it is away."""
 
@@ -91,15 +93,17 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         if settings.limiter is not None and settings.max_parallel_runs is not None:
             work = _set_limiter(queue, settings.limiter, settings.max_parallel_runs)
             await stack.enter_async_context(background(work))
+        redactor = settings.redactor
         hub = await stack.enter_async_context(Hub(bus, store, settings.subscriber_buffer).running())
         yield Deps(
             settings=settings,
             store=store,
             hub=hub,
-            submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes),
-            sessions=Sessions(queue, wakeups, nudges, publisher),
+            submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
+            sessions=Sessions(queue, wakeups, nudges, publisher, redactor),
             control=Control(queue, store, wakeups, nudges, publisher),
             providers=providers,
+            redactor=redactor,
             checks={"postgres": store.ping, "redis": lambda: _ping(redis.ping)},
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -18,6 +18,7 @@ from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionStatus
 from asm_core.domain.pricing import parse_price_table
+from asm_core.domain.redaction import REDACTOR, RedactionOptions, Redactor, Replace
 
 FAST_PROFILE = {"beat_interval_ms": 500, "lease_ttl_ms": 3_000, "sweep_interval_ms": 300, "stale_wake_ms": 1_000}
 """For tests and latency-critical fleets."""
@@ -116,6 +117,27 @@ class LibraryOptions(BaseModel):
     """Kept of a provider's error output; 0: all."""
     pricing_table: dict[str, Any] = {}
     """Prices that go before the built-in ones, in USD per token: `{provider: {"default"?, "models"?}}`."""
+
+    @model_validator(mode="after")
+    def _check_redaction(self) -> Self:
+        try:
+            _ = self.redactor
+        except AsmError as error:
+            raise ValueError(f"redaction_{error.details['field']}: {error.message}") from error
+        return self
+
+    @property
+    def redactor(self) -> Redactor:
+        """Built anew unless it is the default one: take it once."""
+        given = self.redaction_patterns
+        options = RedactionOptions(
+            enabled=self.redaction_enabled,
+            patterns=Replace(given["replace"]) if isinstance(given, dict) else given,
+            replacement=self.redaction_replacement,
+            deep_scan=self.redaction_deep_scan,
+            scan_metadata=self.redaction_scan_metadata,
+        )
+        return REDACTOR if options == REDACTOR.options else Redactor(options)
 
     @field_validator("pricing_table")
     @classmethod

@@ -128,6 +128,8 @@ async def open_manager(
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_store(store)) if isinstance(store, str) else store
         queue, records, limits, clock = opened.queue, opened.records, EventLimits(), SystemClock()
+        chosen = options.current()
+        redactor = chosen.redactor
         bus = MemoryBus()
         publisher = await stack.enter_async_context(Publisher(bus, limits.publish_buffer).running())
         writer = await stack.enter_async_context(EventWriter(queue, publisher, limits, clock).running())
@@ -147,7 +149,8 @@ async def open_manager(
             publisher=publisher,
             wakeups=worker,
             adapter_of=adapter_of,
-            prices=price_list(options.get("pricing_table")),
+            prices=price_list(chosen.pricing_table),
+            redactor=redactor,
             limits=run_limits or RunLimits(),
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,
@@ -157,8 +160,8 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
-            sessions=Sessions(queue, worker, worker, publisher),
-            submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES),
+            sessions=Sessions(queue, worker, worker, publisher, redactor),
+            submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
             control=Control(queue, records, worker, worker, publisher),
             follower=Follower(hub, records, tenant_id),
             worker=worker,

@@ -49,6 +49,11 @@ def default(key: str) -> Any:
     return LibraryOptions.model_fields[key].get_default(call_default_factory=True)
 
 
+def current() -> LibraryOptions:
+    """All values in force here and now. Raises as `get`."""
+    return LibraryOptions(**{key: get(key) for key in LibraryOptions.model_fields})
+
+
 def valid_keys() -> list[str]:
     return sorted(LibraryOptions.model_fields)
 

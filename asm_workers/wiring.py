@@ -150,6 +150,7 @@ async def _open_deps(
             wakeups=wakeups,
             adapter_of=providers.get,
             prices=price_list(settings.pricing_table),
+            redactor=settings.redactor,
             limits=settings.run_limits,
             outage_tolerance_s=settings.event_limits.outage_tolerance_s,
             clock=clock,

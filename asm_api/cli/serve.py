@@ -64,5 +64,5 @@ def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]
         fail(f"{where}: {first['msg']}", USAGE)
     except SettingsError as error:  # not the JSON that a setting wants
         fail(str(error), USAGE)
-    configure_logging(settings.log_level, settings.log_format)
+    configure_logging(settings.log_level, settings.log_format, settings.redactor)
     return settings

@@ -10,6 +10,7 @@ from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.pricing import PriceList
+from asm_core.domain.redaction import Redactor
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.continuity import conversation_before
 from asm_core.manager.execute import Attempt, execute_run
@@ -47,6 +48,7 @@ class Runner:
     wakeups: Wakeups
     adapter_of: Callable[[str], ProviderAdapter]
     prices: PriceList
+    redactor: Redactor
     limits: RunLimits
     outage_tolerance_s: float
     clock: Clock
@@ -75,7 +77,7 @@ class Runner:
         try:
             adapter = self.adapter_of(options.provider)
         except AsmError as error:
-            return RunOutcome(status=RunStatus.FAILED, error=error)
+            return self.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
         started = await self._patiently(lambda: self.queue.start(claim.lease))
         on_started()
         run = replace(claim.run, attempt=started.attempt)
@@ -89,6 +91,7 @@ class Runner:
             writer=self.writer.bind(claim.lease),
             signals=signals,
             prices=self.prices,
+            redactor=self.redactor,
         )
         return await execute_run(attempt, self.limits, self.clock)
 

@@ -1,17 +1,21 @@
 """
 Submitting a run: everything that can be known now is checked now, so that a bad request is an error to the caller and
 not a failed run. Then one transaction, then a wakeup that may be lost.
+
+What is queued is stored, so it is redacted first: a provider never gets a secret that stood in a run's input. Only the
+hash by which a repeated request is recognised is of the request as it came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asm_core.clock import new_id
 from asm_core.domain import ids
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, Continuation, OnWorkerLost, RunOptions
 from asm_core.domain.session import Session
 from asm_core.domain.transcript import Budget
@@ -53,6 +57,7 @@ class Submitter:
     Args:
         adapter_of: a provider's adapter by name; raises `validation_error` for an unknown or forbidden one.
         max_input_bytes: size limit of a run's input as JSON.
+        redactor: for everything that is stored of a request.
     """
 
     queue: RunQueue
@@ -61,6 +66,7 @@ class Submitter:
     publisher: Publisher
     adapter_of: Callable[[str], ProviderAdapter]
     max_input_bytes: int
+    redactor: Redactor = REDACTOR
 
     async def submit(
         self,
@@ -100,18 +106,22 @@ class Submitter:
             run_id=new_id(ids.RUN),
             session_id=session.id,
             tenant_id=session.tenant_id,
-            input=request.input,
-            options=options,
-            metadata=request.metadata,
-            idempotency_key=key,
+            input=self.redactor.value(request.input),
+            options=replace(options, model=self.redactor.value(options.model)),
+            metadata=self.redactor.value(request.metadata),
+            idempotency_key=self._storable_key(key),
             request_hash=request_hash(*asked) if key is not None else None,
-            new_session=session if one_shot else None,
+            new_session=self.redactor.session(session) if one_shot else None,
             queued=queued,
         )
         submitted = await self.queue.submit(submission)
         self.publisher.publish(submitted.events)
         self.wakeups.wake(submitted.wake)
         return submitted
+
+    def _storable_key(self, key: str | None) -> str | None:
+        """A key that is a secret is kept as its digest: redacted, it could be taken for another."""
+        return key if self.redactor.value(key) == key else f"sha256:{request_hash(key)}"
 
     def check(self, session: Session, request: RunRequest) -> RunOptions:
         """The options in force, or the reason why this run could never succeed."""
