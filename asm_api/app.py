@@ -18,6 +18,7 @@ from asm_api.errors import install_error_handlers, problem_response
 from asm_api.routes import events, ops, queries, runs, sessions
 from asm_api.schemas import Problem
 from asm_api.wiring import DepsFactory, open_deps
+from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -31,6 +32,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
     Raises:
         AsmError: `unauthorized` when the host is not loopback and no API key is set.
     """
+    end_process_on_defect()
     build_server(settings, host, port).run()
 
 
@@ -76,7 +78,7 @@ def create_app(settings: Settings, deps_factory: DepsFactory = open_deps) -> Fas
     )
     for router in ROUTERS:
         app.include_router(router)
-    install_error_handlers(app)
+    install_error_handlers(app, settings.redactor)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.api_key:
         app.add_middleware(ApiKeyGate, key=settings.api_key.get_secret_value())

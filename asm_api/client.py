@@ -13,16 +13,15 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from functools import partial, update_wrapper
-from typing import Any, Concatenate, NamedTuple, ParamSpec, Self, TypeVar
+from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
 from uuid import uuid4
 
-import anyio
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
+from asm_core.blocking import Facade, blocking, iterated
 from asm_core.domain.errors import AsmError, ErrorCode, valid_code
 from asm_core.domain.lifecycle import TERMINAL_RUNS
 from asm_core.wire import dumps, loads
@@ -479,20 +478,7 @@ def _given(params: Mapping[str, Any] | None) -> dict[str, Any]:
     return {name: value for name, value in (params or {}).items() if value is not None}
 
 
-def _blocking(
-    method: Callable[Concatenate[AsyncAsmClient, P], Coroutine[Any, Any, T]],
-) -> Callable[Concatenate[AsmClient, P], T]:
-    """The same method for callers without an event loop."""
-
-    def call(self: AsmClient, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self._portal.call(partial(method, self._client, *args, **kwargs))
-        return result
-
-    update_wrapper(call, method)
-    return call
-
-
-class AsmClient:
+class AsmClient(Facade[AsyncAsmClient]):
     """
     `AsyncAsmClient` for code without an event loop, with the same arguments and methods; usable from any thread.
 
@@ -506,10 +492,10 @@ class AsmClient:
         timeout_s: float = 30.0,
         reconnect_s: float = RECONNECT_S,
     ) -> None:
-        self._client = AsyncAsmClient(base_url, api_key, timeout_s, reconnect_s)
-        self.base_url = self._client.base_url
+        client = AsyncAsmClient(base_url, api_key, timeout_s, reconnect_s)
+        self.base_url = client.base_url
         self._running = start_blocking_portal(name="asm-client")
-        self._portal = self._running.__enter__()
+        super().__init__(client, self._running.__enter__())
 
     def __enter__(self) -> Self:
         return self
@@ -520,33 +506,33 @@ class AsmClient:
     def close(self) -> None:
         """End what is still being followed, and the loop. Harmless when repeated."""
         with suppress(RuntimeError):  # closed before
-            self._portal.call(self._client.close)
+            self._portal.call(self._inner.close)
             self._portal.call(self._portal.stop, True)
             self._running.__exit__(None, None, None)
 
-    create_session = _blocking(AsyncAsmClient.create_session)
-    get_session = _blocking(AsyncAsmClient.get_session)
-    list_sessions = _blocking(AsyncAsmClient.list_sessions)
-    pause_session = _blocking(AsyncAsmClient.pause_session)
-    resume_session = _blocking(AsyncAsmClient.resume_session)
-    complete_session = _blocking(AsyncAsmClient.complete_session)
-    cancel_session = _blocking(AsyncAsmClient.cancel_session)
-    drain_session = _blocking(AsyncAsmClient.drain_session)
-    submit = _blocking(AsyncAsmClient.submit)
-    submit_once = _blocking(AsyncAsmClient.submit_once)
-    get_run = _blocking(AsyncAsmClient.get_run)
-    list_runs = _blocking(AsyncAsmClient.list_runs)
-    wait = _blocking(AsyncAsmClient.wait)
-    cancel = _blocking(AsyncAsmClient.cancel)
-    interrupt = _blocking(AsyncAsmClient.interrupt)
-    events = _blocking(AsyncAsmClient.events)
-    search_events = _blocking(AsyncAsmClient.search_events)
-    usage = _blocking(AsyncAsmClient.usage)
-    queue = _blocking(AsyncAsmClient.queue)
-    stats = _blocking(AsyncAsmClient.stats)
-    providers = _blocking(AsyncAsmClient.providers)
-    health = _blocking(AsyncAsmClient.health)
-    ready = _blocking(AsyncAsmClient.ready)
+    create_session = blocking(AsyncAsmClient.create_session)
+    get_session = blocking(AsyncAsmClient.get_session)
+    list_sessions = blocking(AsyncAsmClient.list_sessions)
+    pause_session = blocking(AsyncAsmClient.pause_session)
+    resume_session = blocking(AsyncAsmClient.resume_session)
+    complete_session = blocking(AsyncAsmClient.complete_session)
+    cancel_session = blocking(AsyncAsmClient.cancel_session)
+    drain_session = blocking(AsyncAsmClient.drain_session)
+    submit = blocking(AsyncAsmClient.submit)
+    submit_once = blocking(AsyncAsmClient.submit_once)
+    get_run = blocking(AsyncAsmClient.get_run)
+    list_runs = blocking(AsyncAsmClient.list_runs)
+    wait = blocking(AsyncAsmClient.wait)
+    cancel = blocking(AsyncAsmClient.cancel)
+    interrupt = blocking(AsyncAsmClient.interrupt)
+    events = blocking(AsyncAsmClient.events)
+    search_events = blocking(AsyncAsmClient.search_events)
+    usage = blocking(AsyncAsmClient.usage)
+    queue = blocking(AsyncAsmClient.queue)
+    stats = blocking(AsyncAsmClient.stats)
+    providers = blocking(AsyncAsmClient.providers)
+    health = blocking(AsyncAsmClient.health)
+    ready = blocking(AsyncAsmClient.ready)
 
     def follow(
         self,
@@ -557,25 +543,4 @@ class AsmClient:
         until_idle: bool = False,
     ) -> Iterator[Json]:
         """As `AsyncAsmClient.follow`. Leaving the iteration ends the stream."""
-        source = self._client.follow(session_id, after, types, run_id, until_idle)
-        send, receive = anyio.create_memory_object_stream[Json](SYNC_BUFFER)
-
-        async def pump() -> None:
-            async with send, aclosing(source):
-                async for event in source:
-                    await send.send(event)
-
-        pumping = self._portal.start_task_soon(pump)
-        try:
-            while True:
-                try:
-                    yield self._portal.call(receive.receive)
-                except anyio.EndOfStream:
-                    break
-            pumping.result()
-        finally:
-            pumping.cancel()
-            try:
-                self._portal.call(receive.aclose)
-            except RuntimeError:  # the client was closed meanwhile, its loop is gone
-                receive.close()
+        return iterated(self._portal, self._inner.follow(session_id, after, types, run_id, until_idle))

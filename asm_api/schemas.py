@@ -68,6 +68,12 @@ class SubmitRequest(Request):
     queue_timeout_ms: int | None = Field(None, ge=1, le=MAX_TIMEOUT_MS)
     max_attempts: int | None = Field(None, ge=1, le=MAX_ATTEMPTS)
     on_worker_lost: Literal["fail", "retry", "resume"] = "fail"
+    continuation: Literal["none", "auto", "replay", "native"] | bool | None = None
+    """Whether the run goes on from what was said before in its session; true means auto."""
+    continuation_opts: dict[Literal["max_messages", "max_chars", "max_tokens_approx"], Annotated[int, Field(ge=1)]] = (
+        Field(default_factory=dict)
+    )
+    """Bounds of the conversation that is handed on; the newest messages stay."""
     metadata: JsonObject = Field(default_factory=dict)
 
     def run_request(self) -> RunRequest:

@@ -98,7 +98,7 @@ class Canary:
         while self._heard_at == silent_since and not self._leases.draining:
             self._broker.put(self._send, keep=True)
             try:
-                free = self._leases.free_slots - len(self._claims)
+                free = self._leases.free_slots
                 for session_id in await self._queue.claimable(free) if free > 0 else ():
                     claim = asyncio.create_task(self._worker.handle(session_id))
                     self._claims.add(claim)

@@ -11,23 +11,16 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 from asm_core.config import Settings
-from asm_core.domain.errors import AsmError, LeaseLost
-from asm_core.domain.lifecycle import RunStatus
-from asm_core.domain.run import RunOutcome
-from asm_core.manager.execute import Attempt, execute_run
+from asm_core.domain.errors import LeaseLost
+from asm_core.manager.runner import Runner
 from asm_core.manager.signals import RunSignals
-from asm_core.pipeline.patience import patiently
-from asm_core.pipeline.persist import EventWriter
-from asm_core.pipeline.publish import Publisher
 from asm_core.ports.clock import Clock
-from asm_core.ports.provider import Execution
-from asm_core.ports.queue import Claimed, Finished, NotClaimed, RunQueue
+from asm_core.ports.queue import Claimed, NotClaimed, RunQueue
 from asm_core.ports.wakeups import Wakeups
-from asm_core.providers import Providers
 from asm_workers.leases import LeaseKeeper
 from asm_workers.task_events import TaskEvents
 
@@ -44,12 +37,10 @@ class Deps:
 
     settings: Settings
     queue: RunQueue
-    writer: EventWriter
-    publisher: Publisher
+    runner: Runner
     leases: LeaseKeeper
     damper: DamperLike
     wakeups: Wakeups
-    providers: Providers
     task_events: TaskEvents
     clock: Clock
 
@@ -83,7 +74,10 @@ async def handle_wakeup(session_id: str, deps: Deps) -> str:
 
 
 async def _claim(session_id: str, deps: Deps) -> Claimed | NotClaimed:
-    """Between this and holding the lease nothing may be awaited: the beat would see a lease that nobody holds."""
+    """
+    Between this and holding the lease nothing may be awaited: the beat would see a lease that nobody holds; nor between
+    the look at the free slots and this: others would see the same free slot.
+    """
     with deps.leases.claiming(session_id):
         async with deps.damper(session_id) as entered:
             if not entered:
@@ -94,39 +88,7 @@ async def _claim(session_id: str, deps: Deps) -> Claimed | NotClaimed:
 async def _execute(claim: Claimed, signals: RunSignals, deps: Deps) -> str:
     began = time.monotonic()
     deps.task_events.received(claim.run)
-    outcome = await _outcome(claim, signals, deps)
-    finished = await _finish(claim, outcome, deps)
-    deps.publisher.publish(finished.events)
-    deps.wakeups.wake(finished.wake)
-    error_code = str(outcome.error.code) if outcome.error else None
-    deps.task_events.finished(claim.run.id, finished.status, error_code, time.monotonic() - began)
-    return finished.status
-
-
-async def _outcome(claim: Claimed, signals: RunSignals, deps: Deps) -> RunOutcome:
-    """Every failure of a provider becomes an outcome; a store that stays away passes through."""
-    options = claim.run.options
-    assert options is not None, "a claimed run has options"
-    try:
-        adapter = deps.providers.get(options.provider)
-    except AsmError as error:
-        return RunOutcome(status=RunStatus.FAILED, error=error)
-    started = await patiently(lambda: deps.queue.start(claim.lease), _tolerance_s(deps), deps.clock)
-    deps.task_events.started(claim.run.id)
-    run = replace(claim.run, attempt=started.attempt)
-    attempt = Attempt(
-        execution=Execution(run=run, session=claim.session, attempt=started.attempt, model=options.model),
-        started=started,
-        adapter=adapter,
-        writer=deps.writer.bind(claim.lease),
-        signals=signals,
-    )
-    return await execute_run(attempt, deps.settings.run_limits, deps.clock)
-
-
-async def _finish(claim: Claimed, outcome: RunOutcome, deps: Deps) -> Finished:
-    return await patiently(lambda: deps.queue.finish(claim.lease, outcome), _tolerance_s(deps), deps.clock)
-
-
-def _tolerance_s(deps: Deps) -> float:
-    return deps.settings.event_limits.outage_tolerance_s
+    done = await deps.runner.work(claim, signals, lambda: deps.task_events.started(claim.run.id))
+    error_code = str(done.error.code) if done.error else None
+    deps.task_events.finished(claim.run.id, done.status, error_code, time.monotonic() - began)
+    return done.status

@@ -109,7 +109,8 @@ class LeaseKeeper:
 
     @property
     def free_slots(self) -> int:
-        return 0 if self.draining else max(0, self.slots - self.held)
+        """Neither held nor about to be: a claim under way may bring a run."""
+        return 0 if self.draining else max(0, self.slots - self.held - self._claiming.total())
 
     @property
     def is_confirmed(self) -> bool:

@@ -14,11 +14,15 @@ from asm_core.bus.redis import RedisBus
 from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
+from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
 from asm_core.providers import build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.store import SqlSessionStore
 from asm_workers.broker import BrokerThread
 from asm_workers.canary import Canary
 from asm_workers.damper import Damper
@@ -30,6 +34,8 @@ from asm_workers.task_events import TaskEvents
 from asm_workers.wakeups import CeleryWakeups
 
 log = logging.getLogger(__name__)
+
+APPLICATION = "asm-worker"
 
 
 class Worker:
@@ -90,7 +96,7 @@ async def open_worker(
     """
     async with AsyncExitStack() as stack:
         queue = PostgresRunQueue(
-            settings.database_url, application_name="asm-worker", times=settings.times, limiter=settings.limiter
+            settings.database_url, application_name=APPLICATION, times=settings.times, limiter=settings.limiter
         )
         await queue.open()
         stack.push_async_callback(queue.close)
@@ -105,7 +111,7 @@ async def open_worker(
             settings, app, broker, queue_name=canary_queue, queue=queue, leases=leases, worker=worker
         )
         nudges = NudgeListener(settings, lambda: leases.worker_id, leases.signal)
-        sweeps = sweep_forever(queue, deps.publisher, deps.wakeups, settings.times)
+        sweeps = sweep_forever(queue, deps.runner.publisher, deps.wakeups, settings.times)
         await stack.enter_async_context(background(leases.watch(), nudges.run(), canary.run(), sweeps))
         yield worker
 
@@ -127,6 +133,8 @@ async def _open_deps(
     clock = SystemClock()
     writer = await stack.enter_async_context(EventWriter(queue, publisher, settings.event_limits, clock).running())
     wakeups = CeleryWakeups(settings, broker, app)
+    store = SqlSessionStore(open_engine(settings.database_url, application_name=APPLICATION))
+    stack.push_async_callback(store.close)
     damper = Damper(settings, wakeups)
     stack.push_async_callback(damper.close)
     providers = build_providers(settings)
@@ -134,12 +142,22 @@ async def _open_deps(
     return Deps(
         settings=settings,
         queue=queue,
-        writer=writer,
-        publisher=publisher,
+        runner=Runner(
+            queue=queue,
+            store=store,
+            writer=writer,
+            publisher=publisher,
+            wakeups=wakeups,
+            adapter_of=providers.get,
+            prices=price_list(settings.pricing_table),
+            redactor=settings.redactor,
+            limits=settings.run_limits,
+            outage_tolerance_s=settings.event_limits.outage_tolerance_s,
+            clock=clock,
+        ),
         leases=LeaseKeeper(settings, queue, publisher, wakeups, slots=slots, loop=asyncio.get_running_loop()),
         damper=damper,
         wakeups=wakeups,
-        providers=providers,
         task_events=TaskEvents(app, broker, node),
         clock=clock,
     )

@@ -21,6 +21,7 @@ from celery import Celery, signals
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 
+from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_workers.app import CANARY_TASK, VERSION, WAKEUP_TASK, build_app, canary_queue, shard_queues
 from asm_workers.loop import RunLoop
@@ -63,6 +64,7 @@ class WorkerProcess:
         Raises:
             AsmError: `storage_connection_failed`, `migration_required`: nothing was started.
         """
+        end_process_on_defect()
         warnings.simplefilter("ignore", SecurityWarning)  # about pickle under root; only JSON is accepted here
         self._loop.start()
         try:

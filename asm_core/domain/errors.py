@@ -242,6 +242,11 @@ class AsmError(Exception):
             payload["details"] = to_jsonable(self.details)
         return payload
 
+    def to_event_data(self) -> dict[str, Any]:
+        """The same facts in an event: `error_code, error_message, provider_error?, details?`."""
+        payload = self.to_payload()
+        return {"error_code": payload.pop("code"), "error_message": payload.pop("message"), **payload}
+
     def to_map(self) -> dict[str, Any]:
         return {
             "code": str(self.code),

@@ -12,11 +12,12 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import parse_datetime, timestamp_text, to_jsonable
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.session import optional_mapping, require_datetime, require_text
 
 
 class EventType(StrEnum):
@@ -78,6 +79,39 @@ def valid_type(kind: object) -> bool:
     return isinstance(kind, str) and kind in EventType._value2member_map_
 
 
+def parse_event_type(kind: object) -> EventType:
+    """
+    An event type, or its exact text, as the type.
+
+    Raises:
+        AsmError: `validation_error` for None, `invalid_event_type` for everything else that is none.
+    """
+    if kind is None:
+        raise AsmError(ErrorCode.VALIDATION_ERROR, "event type is required", details={"field": "type"})
+    if not valid_type(kind):
+        raise AsmError(ErrorCode.INVALID_EVENT_TYPE, f"unknown event type: {kind!r}")
+    return EventType(str(kind))
+
+
+class Ordered(Protocol):
+    """What the order of events is read from."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def timestamp(self) -> datetime: ...
+
+    @property
+    def sequence_number(self) -> int | None: ...
+
+
+def log_order(event: Ordered) -> tuple[bool, int, datetime, str]:
+    """The key that sorts events: by number, those without one behind all others; then by time, then by id."""
+    number = event.sequence_number
+    return (number is None, number or 0, event.timestamp, event.id)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """One fact. Source: spec/01 §4, DESIGN §8."""
@@ -103,28 +137,36 @@ class Event:
     def new(
         cls,
         *,
-        id: str,
+        id: object,
         type: object,
-        timestamp: datetime,
+        timestamp: object,
         session_id: object,
         **fields: Any,
     ) -> Event:
         """
-        An event from untrusted values.
+        An event from untrusted values; None for `data` or `metadata` means empty.
 
         Raises:
-            AsmError: `validation_error` (no type, no session id), `invalid_event_type`.
+            AsmError: `validation_error` naming the field, `invalid_event_type`.
         """
-        if type is None:
-            raise AsmError(ErrorCode.VALIDATION_ERROR, "type is required", details={"field": "type"})
-        if not valid_type(type):
-            raise AsmError(ErrorCode.INVALID_EVENT_TYPE, f"unknown event type: {type!r}")
-        if not isinstance(session_id, str) or not session_id:
-            raise AsmError(
-                ErrorCode.VALIDATION_ERROR, f"session_id must be non-empty text, not {session_id!r}",
-                details={"field": "session_id"},
-            )  # fmt: skip
-        return cls(id=id, type=EventType(str(type)), timestamp=timestamp, session_id=session_id, **fields)
+        for name in ("data", "metadata"):
+            fields[name] = optional_mapping("event", name, fields.get(name))
+        return cls(
+            type=parse_event_type(type),
+            session_id=require_text("event", "session_id", session_id),
+            id=require_text("event", "id", id),
+            timestamp=require_datetime("event", "timestamp", timestamp),
+            **fields,
+        )
+
+    @property
+    def is_terminal(self) -> bool:
+        """Whether it ends a run."""
+        return self.type in TERMINAL_EVENT_TYPES
+
+    @property
+    def ends_session(self) -> bool:
+        return self.type in (EventType.SESSION_COMPLETED, EventType.SESSION_FAILED, EventType.SESSION_CANCELLED)
 
     def with_sequence(self, number: int) -> Event:
         return replace(self, sequence_number=number)

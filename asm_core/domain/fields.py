@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections.abc import Mapping
@@ -68,6 +69,14 @@ def _nearest_float(value: int) -> float | None:
         return float(value)
     except OverflowError:
         return None
+
+
+def text_of(value: Any) -> str:
+    """Any value as text: text stays as it is, None is empty, everything else is its JSON."""
+    plain = to_jsonable(value)
+    if isinstance(plain, str):
+        return plain
+    return "" if plain is None else json.dumps(plain, ensure_ascii=False)
 
 
 def timestamp_text(at: datetime) -> str:

@@ -7,6 +7,7 @@ from hashlib import blake2b
 SESSION = "ses"
 RUN = "run"
 EVENT = "evt"
+NORMALIZED_EVENT = "nevt"
 WORKER = "wrk"
 
 

@@ -1,8 +1,9 @@
 """
 What a session and a run may become, and who may say so.
 
-Both are state machines whose whole truth is the two tables below: the SQL guards are built from them, the tests walk
-them, and docs/lifecycle.md is drawn from them. A status from which nothing leads on is terminal: it is written once.
+Both are state machines whose whole truth is two tables below, `SESSION_VERBS` and `RUN_TRANSITIONS`: the SQL guards are
+built from them, the tests walk them, and docs/lifecycle.md is drawn from them. A status from which nothing leads on is
+terminal: it is written once.
 
 A run waits (`pending`), is executed (`running`), may wait for a person (`awaiting_approval`, which frees its slot on
 the worker but not in its session), and ends. It goes back to `pending` when its worker died, shut down or parked it,
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import StrEnum
+from typing import NamedTuple
 
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -36,15 +38,37 @@ class RunStatus(StrEnum):
     TIMEOUT = "timeout"
 
 
-_S, _R = SessionStatus, RunStatus
+class SessionVerb(StrEnum):
+    """What a caller may do with a session."""
+
+    ACTIVATE = "activate"
+    PAUSE = "pause"
+    RESUME = "resume"
+    COMPLETE = "complete"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+class VerbRule(NamedTuple):
+    sources: frozenset[SessionStatus]
+    to: SessionStatus
+    event: str
+    """Type of the event that goes with the change."""
+
+
+_S, _R, _V = SessionStatus, RunStatus, SessionVerb
+
+SESSION_VERBS: Mapping[SessionVerb, VerbRule] = {
+    _V.ACTIVATE: VerbRule(frozenset({_S.PENDING}), _S.ACTIVE, "session_started"),
+    _V.PAUSE: VerbRule(frozenset({_S.ACTIVE}), _S.PAUSED, "session_paused"),
+    _V.RESUME: VerbRule(frozenset({_S.PAUSED}), _S.ACTIVE, "session_resumed"),
+    _V.COMPLETE: VerbRule(frozenset({_S.ACTIVE, _S.PAUSED}), _S.COMPLETED, "session_completed"),
+    _V.FAIL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.FAILED, "session_failed"),
+    _V.CANCEL: VerbRule(frozenset({_S.PENDING, _S.ACTIVE, _S.PAUSED}), _S.CANCELLED, "session_cancelled"),
+}
 
 SESSION_TRANSITIONS: Mapping[SessionStatus, frozenset[SessionStatus]] = {
-    _S.PENDING: frozenset({_S.ACTIVE, _S.FAILED, _S.CANCELLED}),
-    _S.ACTIVE: frozenset({_S.PAUSED, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
-    _S.PAUSED: frozenset({_S.ACTIVE, _S.COMPLETED, _S.FAILED, _S.CANCELLED}),
-    _S.COMPLETED: frozenset(),
-    _S.FAILED: frozenset(),
-    _S.CANCELLED: frozenset(),
+    status: frozenset(rule.to for rule in SESSION_VERBS.values() if status in rule.sources) for status in SessionStatus
 }
 
 RUN_TRANSITIONS: Mapping[RunStatus, frozenset[RunStatus]] = {

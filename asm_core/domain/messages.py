@@ -1,14 +1,22 @@
-"""The messages of a run's input."""
+"""The messages of a run's input, and the roles that speak in them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.fields import to_jsonable
+from asm_core.domain.fields import text_of
 
-ROLES = ("system", "user", "assistant", "tool")
+
+class Role(StrEnum):
+    """Who speaks in a conversation."""
+
+    SYSTEM = "system"
+    USER = "user"
+    ASSISTANT = "assistant"
+    TOOL = "tool"
 
 
 def input_messages(value: Mapping[str, Any] | None) -> list[dict[str, str]]:
@@ -51,5 +59,5 @@ def _message(item: object) -> dict[str, str] | None:
     role, content = item.get("role"), item["content"]
     return {
         "role": role.lower() if isinstance(role, str) and role else "user",
-        "content": content if isinstance(content, str) else str(to_jsonable(content)),
+        "content": content if isinstance(content, str) else text_of(content),
     }

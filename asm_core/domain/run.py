@@ -14,6 +14,7 @@ from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
 from asm_core.domain.session import (
     DEFAULT_TENANT,
     optional_datetime,
+    optional_mapping,
     require_datetime,
     require_mapping,
     require_text,
@@ -32,6 +33,19 @@ class OnWorkerLost(StrEnum):
     RESUME = "resume"
 
 
+class Continuation(StrEnum):
+    """How a run goes on from what was said before in its session."""
+
+    NONE = "none"
+    """It knows nothing of it."""
+    AUTO = "auto"
+    """As well as the provider can."""
+    REPLAY = "replay"
+    """The conversation so far is handed to the provider."""
+    NATIVE = "native"
+    """The provider's own session is resumed; where it cannot be, the run is refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a run is to be executed; travels in its row."""
@@ -43,6 +57,9 @@ class RunOptions:
     queue_timeout_ms: int | None = None
     max_attempts: int = 1
     on_worker_lost: OnWorkerLost = OnWorkerLost.FAIL
+    continuation: Continuation = Continuation.NONE
+    continuation_opts: Mapping[str, int] = field(default_factory=dict)
+    """Bounds of the conversation that is handed on, as of `transcript.Budget`."""
 
     def to_map(self) -> dict[str, Any]:
         return {
@@ -52,12 +69,18 @@ class RunOptions:
             "queue_timeout_ms": self.queue_timeout_ms,
             "max_attempts": self.max_attempts,
             "on_worker_lost": str(self.on_worker_lost),
+            "continuation": str(self.continuation),
+            "continuation_opts": dict(self.continuation_opts),
         }
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> RunOptions:
         known = {name: value[name] for name in cls.__slots__ if name in value}
-        return cls(**known | {"on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail"))})
+        words = {
+            "on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail")),
+            "continuation": Continuation(known.get("continuation", "none")),
+        }
+        return cls(**known | words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,9 +114,20 @@ class Run:
     ended_at: datetime | None = None
 
     @classmethod
-    def new(cls, *, id: str, session_id: object, now: datetime, **fields: Any) -> Run:
-        """A pending run. Raises `validation_error` naming `session_id`."""
-        return cls(id=id, session_id=require_text("run", "session_id", session_id), created_at=now, **fields)
+    def new(cls, *, id: object, session_id: object, now: datetime, **fields: Any) -> Run:
+        """
+        A pending run; None for `metadata` means empty.
+
+        Raises:
+            AsmError: `validation_error` naming `id`, `session_id` or `metadata`.
+        """
+        fields["metadata"] = optional_mapping("run", "metadata", fields.get("metadata"))
+        return cls(
+            id=require_text("run", "id", id),
+            session_id=require_text("run", "session_id", session_id),
+            created_at=now,
+            **fields,
+        )
 
     @property
     def is_terminal(self) -> bool:
@@ -103,6 +137,18 @@ class Run:
         """The same run under another status; a terminal one sets `ended_at`. Raises `invalid_status`."""
         new = parse_run_status(status)
         return replace(self, status=new, ended_at=now if new in TERMINAL_RUNS else self.ended_at)
+
+    def with_output(self, output: Mapping[str, Any], now: datetime) -> Run:
+        """The same run, completed with this output."""
+        return replace(self.with_status(RunStatus.COMPLETED, now), output=output)
+
+    def with_error(self, error: Mapping[str, Any], now: datetime) -> Run:
+        """The same run, failed with this error (`AsmError.to_payload`)."""
+        return replace(self.with_status(RunStatus.FAILED, now), error=error)
+
+    def with_turn(self) -> Run:
+        """The same run after one more turn."""
+        return replace(self, turn_count=self.turn_count + 1)
 
     def with_usage(self, usage: Mapping[str, Any]) -> Run:
         """Numbers add up key by key; anything else replaces what was there."""

@@ -41,6 +41,16 @@ def require_mapping(record: str, value: object) -> Mapping[str, Any]:
     return value
 
 
+def optional_mapping(record: str, name: str, value: object) -> Mapping[str, Any]:
+    """`value`, or an empty mapping for None. Raises `validation_error` naming the field."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        message = f"{record} {name} must be a mapping, not {type(value).__name__}"
+        raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": name})
+    return value
+
+
 def optional_datetime(value: object) -> datetime | None:
     """An unreadable optional time counts as absent."""
     try:
@@ -73,19 +83,24 @@ class Session:
     deleted_at: datetime | None = None
 
     @classmethod
-    def new(cls, *, id: str, agent_id: object, now: datetime, **fields: Any) -> Session:
+    def new(cls, *, id: object, agent_id: object, now: datetime, **fields: Any) -> Session:
         """
         A pending session. `status` cannot be given; None for a mapping or list means empty.
 
         Raises:
-            AsmError: `validation_error` naming `agent_id` or a bound.
+            AsmError: `validation_error` naming `id`, `agent_id`, a mapping or a bound.
         """
         fields.pop("status", None)
-        for name, empty in (("metadata", {}), ("context", {}), ("tags", ())):
-            if fields.get(name) is None:
-                fields[name] = empty
+        for name in ("metadata", "context"):
+            fields[name] = optional_mapping("session", name, fields.get(name))
+        if fields.get("tags") is None:
+            fields["tags"] = ()
         session = cls(
-            id=id, agent_id=require_text("session", "agent_id", agent_id), created_at=now, updated_at=now, **fields
+            id=require_text("session", "id", id),
+            agent_id=require_text("session", "agent_id", agent_id),
+            created_at=now,
+            updated_at=now,
+            **fields,
         )
         _require_bound("max_concurrent_runs", session.max_concurrent_runs, at_least=1)
         _require_bound("max_queued_runs", session.max_queued_runs, at_least=0)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 
 from asm_core.domain.event import SESSION_EVENTS, TERMINAL_EVENT_TYPES, Event, EventType, valid_type
-from asm_core.domain.fields import to_jsonable
+from asm_core.domain.fields import parse_datetime, to_jsonable
 from asm_core.pipeline.context import RunContext
 from asm_core.ports.provider import RawEvent
 
@@ -20,7 +21,7 @@ def normalize(raw: RawEvent, ctx: RunContext) -> Event:
     return Event(
         id=ctx.next_event_id(),
         type=kind,
-        timestamp=ctx.clock.now(),
+        timestamp=_time(raw.timestamp) or ctx.clock.now(),
         session_id=ctx.session_id,
         run_id=ctx.run_id,
         data=data,
@@ -47,6 +48,11 @@ def _refused(data: dict[str, Any], original: object, why: str) -> dict[str, Any]
         | data
         | {"original_type": to_jsonable(original)}
     )
+
+
+def _time(value: object) -> datetime | None:
+    """Only a datetime counts; text is not guessed at."""
+    return parse_datetime(value) if isinstance(value, datetime) else None
 
 
 def _mapping(value: object) -> dict[str, Any]:

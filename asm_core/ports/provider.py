@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol
 
 from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
+from asm_core.domain.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,8 @@ class RawEvent:
     type: str
     data: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    timestamp: datetime | None = None
+    """When the provider says it happened; None: now."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,8 @@ class Execution:
     attempt: int
     """From 1."""
     model: str | None = None
+    transcript: Transcript | None = None
+    """What was said before in the session, for a run that goes on from it; the run's own input is not in it."""
 
 
 class ProviderAdapter(Protocol):

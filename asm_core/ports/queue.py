@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
-from asm_core.domain.errors import LeaseLost
+from asm_core.domain.errors import AsmError, LeaseLost
 from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.lease import Lease
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.domain.run import Run, RunOptions, RunOutcome
 from asm_core.domain.session import Session
 
@@ -34,6 +34,8 @@ class Submission:
     request_hash: str | None = None
     new_session: Session | None = None
     """One-shot: this session is created with the run and ends with it."""
+    queued: bool = True
+    """False: the run takes no place in the queue and no room in its bound; only `claim_run` ever starts it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,13 +137,25 @@ class RunQueue(Protocol):
             `migration_required`.
     """
 
-    async def create_session(self, session: Session) -> SessionChange: ...
+    async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
+        """Store a session with its counter and queue: `session_created`, and `session_started` when activated."""
 
     async def change_session(
-        self, session_id: str, tenant_id: str, to: SessionStatus, *, cancel_queued: bool = False
+        self,
+        session_id: str,
+        tenant_id: str,
+        verb: SessionVerb,
+        *,
+        cancel_queued: bool = False,
+        error: AsmError | None = None,
     ) -> SessionChange:
         """
-        Pause, resume, complete or cancel a session.
+        Row and event together, by the table `SESSION_VERBS`.
+
+        Args:
+            cancel_queued: an end cancels what is queued and, but for `complete`, asks what is in flight to stop;
+                without it a session with work is not ended.
+            error: why it failed; for `session_failed`.
 
         Raises:
             AsmError: `session_not_found`, `invalid_transition`, `invalid_operation` (runs are queued or in flight).
@@ -156,6 +170,15 @@ class RunQueue(Protocol):
 
     async def claim(self, session_id: str, worker_id: str) -> Claimed | NotClaimed:
         """Give the head of the session's queue to the worker, if there is one and a slot is free."""
+
+    async def claim_run(self, run_id: str, tenant_id: str, worker_id: str) -> Claimed:
+        """
+        Give one particular run to the worker: one that was submitted with `queued=False`, or a queue's head.
+
+        Raises:
+            AsmError: `run_not_found`, `invalid_transition` (it is not pending), `invalid_operation` (the session is
+                paused or has ended, or earlier runs wait before it), `max_runs_exceeded` (no free slot).
+        """
 
     async def start(self, lease: Lease) -> Started:
         """Raises LeaseLost."""
@@ -194,6 +217,9 @@ class RunQueue(Protocol):
         """Sessions with a pending run and a free slot, least recently served first."""
 
     async def register_worker(self, worker_id: str, *, hostname: str, pid: int, slots: int) -> None: ...
+
+    async def beat(self, worker_id: str, *, draining: bool = False) -> list[HeldLease] | None:
+        """The worker lives: what it holds, with requested cancels; None when it was declared dead."""
 
     async def retire_worker(self, worker_id: str) -> None:
         """The worker leaves on its own; it must hold nothing any more."""

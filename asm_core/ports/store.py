@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
-from asm_core.domain.event import EventFrame
+from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
 
@@ -27,6 +27,10 @@ class EventFilter:
     run_id: str | None = None
     since: datetime | None = None
     """Emitter's clock, exclusive; approximate by nature."""
+
+    def behind(self, sequence_number: int) -> EventFilter:
+        """The same conditions, further on."""
+        return replace(self, after=sequence_number)
 
     def admits(self, frame: EventFrame) -> bool:
         """Whether a live event passes the filters a live stream knows: type and run."""
@@ -61,7 +65,10 @@ class Page(Generic[T]):
 
 class SessionStore(Protocol):
     """
-    Every read names the tenant; what belongs to another tenant does not exist.
+    Records as they are: reads, and plain writes by id for tools, imports and stores that are moved.
+
+    What changes a session or run in operation goes through `RunQueue`, which guards every transition. Every call names
+    the tenant, or a record that does; what belongs to another tenant does not exist.
 
     Raises (every method): AsmError `storage_connection_failed`, `query_error`, `migration_required`.
     """
@@ -71,6 +78,32 @@ class SessionStore(Protocol):
 
     async def get_run(self, run_id: str, tenant_id: str) -> Run:
         """Raises AsmError `run_not_found`."""
+
+    async def get_active_run(self, session_id: str, tenant_id: str) -> Run | None:
+        """The running run that was started last, by (started_at, id)."""
+
+    async def save_session(self, session: Session) -> None:
+        """Insert, or replace every field. Raises AsmError `validation_error`."""
+
+    async def delete_session(self, session_id: str, tenant_id: str) -> None:
+        """With its runs, events, counter, queue and artifact rows; unknown ones are no error."""
+
+    async def save_run(self, run: Run) -> None:
+        """Insert, or replace every field; the session need not exist. Raises AsmError `validation_error`."""
+
+    async def append_events(self, events: Sequence[Event], tenant_id: str) -> list[Event]:
+        """
+        Store events behind their sessions' last ones, all or none, in input order; sessions need not exist.
+
+        Returns:
+            The stored events, numbered: one answer per input; a known id comes back as it was first stored.
+
+        Raises:
+            AsmError: `validation_error` (nothing was stored), `already_exists` (an id of another session).
+        """
+
+    async def flush(self, session: Session, run: Run, events: Sequence[Event]) -> list[Event]:
+        """`save_session`, `save_run` and `append_events` in one step. Raises as they do."""
 
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
         """Up to `limit` events in sequence order; an unknown session has none."""

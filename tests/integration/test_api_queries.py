@@ -84,7 +84,7 @@ async def test_pages_of_events_follow_each_other(http: httpx2.AsyncClient, world
 
 
 async def test_usage_and_cost_are_added_up(http: httpx2.AsyncClient, world: World) -> None:
-    """Nothing is priced by guesswork: what has no price is counted as such."""
+    """A run without a stored cost is priced by the list, here by its provider's default."""
     first, _ = await two_runs(world)
     answer = await answer_to(http, "/v1/usage")
     assert answer == {
@@ -99,11 +99,14 @@ async def test_usage_and_cost_are_added_up(http: httpx2.AsyncClient, world: Worl
             },
         },
         "cost": {
-            "total_cost_usd": 0.5,
+            "total_cost_usd": 0.500306,
             "run_count": 2,
-            "by_provider": {"claude": {"cost_usd": 0.5, "run_count": 1}},
-            "by_model": {"m": {"cost_usd": 0.5, "input_tokens": 1, "output_tokens": 10}},
-            "unmapped_runs": 1,
+            "by_provider": {
+                "claude": {"cost_usd": 0.5, "run_count": 1},
+                "codex": {"cost_usd": 0.000306, "run_count": 1},
+            },
+            "by_model": {"m": {"cost_usd": 0.500306, "input_tokens": 3, "output_tokens": 30}},
+            "unmapped_runs": 0,
         },
     }
     for params, tokens in (

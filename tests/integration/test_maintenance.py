@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from asm_api.client import AsyncAsmClient
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.lifecycle import SessionStatus
+from asm_core.domain.lifecycle import SessionVerb
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
 from asm_core.ports.query import as_maintenance
 from asm_core.stores.sql.engine import open_engine
@@ -96,7 +96,7 @@ async def ended(
         await world.append(lease, kind=kind, data=data)
     await world.queue.finish(lease, an_outcome())
     tenant_id = fields.get("tenant_id", TENANT)
-    await world.queue.change_session(session_id, tenant_id, SessionStatus.COMPLETED)
+    await world.queue.change_session(session_id, tenant_id, SessionVerb.COMPLETE)
     await world.sql(
         "UPDATE asm_sessions SET updated_at = now() - %s, created_at = now() - %s, deleted_at = now() - %s::interval"
         " WHERE id = %s",
@@ -350,8 +350,8 @@ async def test_the_newest_event_stays(world: World, maintenance: SqlMaintenance)
     lease = await world.running(session_id=session_id)
     await world.append(lease, 3)
     await world.queue.finish(lease, an_outcome())
-    for status in (SessionStatus.PAUSED, SessionStatus.ACTIVE):
-        await world.queue.change_session(session_id, TENANT, status)
+    for verb in (SessionVerb.PAUSE, SessionVerb.RESUME):
+        await world.queue.change_session(session_id, TENANT, verb)
     policy = RetentionPolicy(max_events_per_session=1, exempt_statuses=())
     assert await maintenance.prune_session_events(session_id, TENANT, policy) == 5
     assert await world.event_types(session_id=session_id) == ["session_created", "run_completed", "session_resumed"]
@@ -418,7 +418,7 @@ async def test_the_oldest_events_go_when_there_are_too_many_in_all(world: World,
             kind = T.MESSAGE_STREAMED if minute % 2 else T.MESSAGE_RECEIVED
             await world.append(lease, kind=kind, timestamp=NOW + timedelta(hours=hour, minutes=minute))
         await world.queue.finish(lease, an_outcome())
-        await world.queue.change_session(session_id, TENANT, SessionStatus.COMPLETED)
+        await world.queue.change_session(session_id, TENANT, SessionVerb.COMPLETE)
     assert await world.value("SELECT count(*) FROM asm_events") == 16
     for bound, left in (
         (13, {early: [1, 2, 3, 5, 7, 8], late: [1, 2, 3, 5, 6, 7, 8]}),

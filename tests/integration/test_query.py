@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionStatus, SessionVerb
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
 from asm_core.ports.query import (
@@ -34,15 +34,15 @@ from asm_core.ports.query import (
     as_query_api,
 )
 from asm_core.stores.sql import query as sql_query
-from asm_core.stores.sql.connections import reading, snapshot
-from asm_core.stores.sql.dialect import dialect_of
+from asm_core.stores.sql.dialect import PostgresDialect
 from asm_core.stores.sql.engine import open_engine, sqlalchemy_url
 from asm_core.stores.sql.query import SqlQueryAPI
+from asm_core.stores.sql.transactions import connected, snapshot
 from tests.builders import NOW, World, an_outcome
 
 TENANT = "default"
 HOUR = timedelta(hours=1)
-POSTGRES = dialect_of("postgresql")
+POSTGRES = PostgresDialect()
 
 
 @pytest.fixture
@@ -156,8 +156,8 @@ async def test_sessions_are_found_by_what_they_are(world: World, query: SqlQuery
     """Checks 98, 99, 104."""
     first, second, third = await sessions_of_hours(world, 3, agent_id="writer")
     other = await world.session(agent_id="reader")
-    await world.queue.change_session(second, TENANT, SessionStatus.PAUSED)
-    await world.queue.change_session(third, TENANT, SessionStatus.COMPLETED)
+    await world.queue.change_session(second, TENANT, SessionVerb.PAUSE)
+    await world.queue.change_session(third, TENANT, SessionVerb.COMPLETE)
 
     async def found(**filters: Any) -> set[str]:
         answer = await query.search_sessions(TENANT, SessionSearch(**filters))
@@ -628,7 +628,7 @@ async def test_a_snapshot_cannot_write(engine: AsyncEngine, world: World) -> Non
     async with snapshot(engine) as connection:
         for name, value in (("transaction_isolation", "repeatable read"), ("transaction_read_only", "on")):
             assert await connection.scalar(sa.text(f"SHOW {name}")) == value
-    async with reading(engine) as connection:
+    async with connected(engine) as connection:
         assert await connection.scalar(sa.text("SHOW transaction_read_only")) == "off"
 
 

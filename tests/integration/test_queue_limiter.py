@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from asm_core.domain.lease import Lease
-from asm_core.domain.lifecycle import SessionStatus
+from asm_core.domain.lifecycle import SessionVerb
 from asm_core.ports.queue import Claimed, NotClaimed
 from tests.builders import World, an_outcome, open_world
 
@@ -109,7 +109,7 @@ async def test_a_wakeup_spent_on_a_paused_session_is_handed_on(limited: World) -
     lease = await limited.running(worker_id=worker_id)
     first, second = await waiting_sessions(limited, worker_id, 2)
     assert await end(limited, lease) == [first]
-    await limited.queue.change_session(first, "default", SessionStatus.PAUSED)
+    await limited.queue.change_session(first, "default", SessionVerb.PAUSE)
     assert await limited.queue.claim(first, worker_id) == NotClaimed("paused", [second])
 
 
@@ -118,11 +118,11 @@ async def test_a_session_that_was_paused_while_it_waited_is_woken_when_it_resume
     worker_id = await limited.worker()
     lease = await limited.running(worker_id=worker_id)
     [waiting] = await waiting_sessions(limited, worker_id, 1)
-    await limited.queue.change_session(waiting, "default", SessionStatus.PAUSED)
+    await limited.queue.change_session(waiting, "default", SessionVerb.PAUSE)
     woken = await end(limited, lease)
     for session_id in woken:
         assert (await limited.refused_claim(session_id, worker_id)).reason == "paused"
-    resumed = await limited.queue.change_session(waiting, "default", SessionStatus.ACTIVE)
+    resumed = await limited.queue.change_session(waiting, "default", SessionVerb.RESUME)
     assert resumed.wake == [waiting]
     await limited.claim(waiting, worker_id)
 

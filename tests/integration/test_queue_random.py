@@ -18,7 +18,7 @@ from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.lease import Lease
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.domain.run import RunOutcome
 from asm_core.ports.queue import Claimed
 from asm_core.stores.sql.verify import verify_database
@@ -162,11 +162,11 @@ class Life:
             self.wake(given.wake if given else ())
 
     async def pause(self) -> None:
-        await self.world.queue.change_session(self.rng.choice(self.sessions), "default", SessionStatus.PAUSED)
+        await self.world.queue.change_session(self.rng.choice(self.sessions), "default", SessionVerb.PAUSE)
 
     async def resume(self) -> None:
         for row in await self.world.sql("SELECT id FROM asm_sessions WHERE status = 'paused'"):
-            change = await self.world.queue.change_session(row["id"], "default", SessionStatus.ACTIVE)
+            change = await self.world.queue.change_session(row["id"], "default", SessionVerb.RESUME)
             self.wake(change.wake)
 
     async def die(self) -> None:
@@ -230,7 +230,7 @@ async def bring_to_an_end(world: World, sessions: list[str]) -> None:
     worker_id = await world.worker()
     for session_id in sessions:
         if await world.value("SELECT status FROM asm_sessions WHERE id = %s", session_id) == "paused":
-            await world.queue.change_session(session_id, "default", SessionStatus.ACTIVE)
+            await world.queue.change_session(session_id, "default", SessionVerb.RESUME)
         while isinstance(claim := await world.queue.claim(session_id, worker_id), Claimed):
             await world.queue.start(claim.lease)
             await world.queue.finish(claim.lease, an_outcome())

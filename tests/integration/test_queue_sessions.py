@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.lifecycle import SESSION_TRANSITIONS, RunStatus, SessionStatus
+from asm_core.domain.lifecycle import SESSION_VERBS, RunStatus, SessionStatus, SessionVerb
+from asm_core.wire import loads
 from tests.builders import World, a_session, an_outcome
 
-CHANGES = {
-    SessionStatus.PAUSED: "session_paused",
-    SessionStatus.ACTIVE: "session_resumed",
-    SessionStatus.COMPLETED: "session_completed",
-    SessionStatus.CANCELLED: "session_cancelled",
-}
 
-
-async def refused(world: World, session_id: str, to: SessionStatus, **how: bool) -> AsmError:
+async def refused(world: World, session_id: str, verb: SessionVerb, **how: bool) -> AsmError:
     with pytest.raises(AsmError) as caught:
-        await world.queue.change_session(session_id, "default", to, **how)
+        await world.queue.change_session(session_id, "default", verb, **how)
     return caught.value
 
 
@@ -60,34 +52,74 @@ async def test_creating_a_session_again_after_an_unknown_commit_changes_nothing(
     assert await world.event_types(session_id=session.id) == ["session_created", "session_started"]
 
 
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [pair for pair in product(CHANGES, CHANGES) if pair[0] is not SessionStatus.ACTIVE or pair[1] is not pair[0]],
-)
-async def test_a_session_changes_as_the_table_says(world: World, old: SessionStatus, new: SessionStatus) -> None:
+WAY_TO = {
+    SessionStatus.PENDING: (),
+    SessionStatus.ACTIVE: (SessionVerb.ACTIVATE,),
+    SessionStatus.PAUSED: (SessionVerb.ACTIVATE, SessionVerb.PAUSE),
+    SessionStatus.COMPLETED: (SessionVerb.ACTIVATE, SessionVerb.COMPLETE),
+    SessionStatus.FAILED: (SessionVerb.FAIL,),
+    SessionStatus.CANCELLED: (SessionVerb.CANCEL,),
+}
+
+
+@pytest.mark.parametrize("verb", SessionVerb)
+@pytest.mark.parametrize("old", SessionStatus)
+async def test_a_session_changes_as_the_table_says(world: World, old: SessionStatus, verb: SessionVerb) -> None:
     """Every allowed change has its event; every other one is `invalid_transition` and leaves no trace."""
-    session_id = await world.session()
-    if old is not SessionStatus.ACTIVE:
-        await world.queue.change_session(session_id, "default", old)
-    before = await world.event_types(session_id=session_id)
-    if new in SESSION_TRANSITIONS[old]:
-        change = await world.queue.change_session(session_id, "default", new)
-        assert change.session.status is new
-        assert [frame.type for frame in change.events] == [CHANGES[new]]
-        assert await world.event_types(session_id=session_id) == [*before, CHANGES[new]]
+    session = a_session()
+    await world.queue.create_session(session, activate=False)
+    for step in WAY_TO[old]:
+        await world.queue.change_session(session.id, "default", step)
+    before = await world.event_types(session_id=session.id)
+    rule = SESSION_VERBS[verb]
+    if old in rule.sources:
+        change = await world.queue.change_session(session.id, "default", verb)
+        assert change.session.status is rule.to
+        assert [frame.type for frame in change.events] == [rule.event]
+        assert await world.event_types(session_id=session.id) == [*before, rule.event]
     else:
-        error = await refused(world, session_id, new)
+        error = await refused(world, session.id, verb)
         assert error.code is ErrorCode.INVALID_TRANSITION
-        assert error.details == {"session_id": session_id, "from": str(old)}
-        assert await world.event_types(session_id=session_id) == before
+        assert error.details == {"session_id": session.id, "from": str(old)}
+        assert await world.event_types(session_id=session.id) == before
+
+
+async def test_a_session_that_waits_to_be_activated_has_not_started(world: World) -> None:
+    session = a_session()
+    change = await world.queue.create_session(session, activate=False)
+    assert (change.session.status, [frame.type for frame in change.events]) == (
+        SessionStatus.PENDING, ["session_created"],
+    )  # fmt: skip
+
+
+async def test_a_failed_session_says_why_and_leaves_no_work(world: World) -> None:
+    """spec/01 checks 154, 155; what is in flight is asked to stop."""
+    session_id = await world.session()
+    lease = await world.running(session_id=session_id)
+    queued = (await world.submit(session_id)).run_id
+    error = AsmError(
+        ErrorCode.PROVIDER_ERROR, "gone", details={"at": 1}, provider_error={"provider": "codex", "exit_code": 2}
+    )
+    change = await world.queue.change_session(session_id, "default", SessionVerb.FAIL, cancel_queued=True, error=error)
+    assert change.nudges == [(lease.worker_id, lease.run_id)]
+    assert [(frame.type, frame.run_id) for frame in change.events] == [
+        ("run_cancelled", queued),
+        ("session_failed", None),
+    ]
+    assert loads(change.events[-1].body)["data"] == {
+        "error_code": "provider_error",
+        "error_message": "gone",
+        "provider_error": {"provider": "codex", "exit_code": 2},
+        "details": {"at": 1},
+    }
 
 
 async def test_an_unknown_session_or_a_stranger_is_refused(world: World) -> None:
     """DESIGN §12: what belongs to another tenant does not exist."""
     session_id = await world.session(tenant_id="other")
     for unknown in ("ses_none", session_id):
-        assert (await refused(world, unknown, SessionStatus.PAUSED)).code is ErrorCode.SESSION_NOT_FOUND
-    await world.queue.change_session(session_id, "other", SessionStatus.PAUSED)
+        assert (await refused(world, unknown, SessionVerb.PAUSE)).code is ErrorCode.SESSION_NOT_FOUND
+    await world.queue.change_session(session_id, "other", SessionVerb.PAUSE)
 
 
 async def test_a_pause_stops_claims_and_a_resume_wakes(world: World) -> None:
@@ -95,31 +127,31 @@ async def test_a_pause_stops_claims_and_a_resume_wakes(world: World) -> None:
     session_id = await world.session(max_concurrent_runs=2)
     worker_id = await world.worker()
     lease = await world.running(session_id=session_id, worker_id=worker_id)
-    paused = await world.queue.change_session(session_id, "default", SessionStatus.PAUSED)
+    paused = await world.queue.change_session(session_id, "default", SessionVerb.PAUSE)
     assert (paused.wake, paused.nudges) == ([], [])
     assert (await world.submit(session_id)).wake == []
     assert (await world.refused_claim(session_id, worker_id)).reason == "paused"
     assert (await world.queue.finish(lease, an_outcome())).wake == []
-    resumed = await world.queue.change_session(session_id, "default", SessionStatus.ACTIVE)
+    resumed = await world.queue.change_session(session_id, "default", SessionVerb.RESUME)
     assert resumed.wake == [session_id]
     await world.claim(session_id, worker_id)
 
 
-@pytest.mark.parametrize("to", [SessionStatus.COMPLETED, SessionStatus.CANCELLED])
-async def test_ending_a_session_with_queued_work_is_refused_unless_told(world: World, to: SessionStatus) -> None:
+@pytest.mark.parametrize("verb", [SessionVerb.COMPLETE, SessionVerb.CANCEL])
+async def test_ending_a_session_with_queued_work_is_refused_unless_told(world: World, verb: SessionVerb) -> None:
     """DESIGN §3: `queued: refuse` is the default, `cancel` ends the queued runs first, in order."""
     session_id = await world.session()
     queued = [(await world.submit(session_id)).run_id for _ in range(3)]
-    error = await refused(world, session_id, to)
+    error = await refused(world, session_id, verb)
     assert error.code is ErrorCode.INVALID_OPERATION
     assert (error.details["queued"], error.details["in_flight"]) == (3, 0)
 
-    change = await world.queue.change_session(session_id, "default", to, cancel_queued=True)
+    change = await world.queue.change_session(session_id, "default", verb, cancel_queued=True)
 
     assert [(frame.type, frame.run_id) for frame in change.events] == [
-        *(("run_cancelled", run_id) for run_id in queued), (CHANGES[to], None),
+        *(("run_cancelled", run_id) for run_id in queued), (SESSION_VERBS[verb].event, None),
     ]  # fmt: skip
-    assert change.session.status is to
+    assert change.session.status is SESSION_VERBS[verb].to
     assert {(await world.run_row(run_id))["status"] for run_id in queued} == {"cancelled"}
 
 
@@ -129,11 +161,11 @@ async def test_completing_waits_for_runs_in_flight_and_cancelling_stops_them(wor
     worker_id = await world.worker()
     lease = await world.running(session_id=session_id, worker_id=worker_id)
     for cancel_queued in (False, True):
-        error = await refused(world, session_id, SessionStatus.COMPLETED, cancel_queued=cancel_queued)
+        error = await refused(world, session_id, SessionVerb.COMPLETE, cancel_queued=cancel_queued)
         assert (error.code, error.details["in_flight"]) == (ErrorCode.INVALID_OPERATION, 1)
-    assert (await refused(world, session_id, SessionStatus.CANCELLED)).code is ErrorCode.INVALID_OPERATION
+    assert (await refused(world, session_id, SessionVerb.CANCEL)).code is ErrorCode.INVALID_OPERATION
 
-    change = await world.queue.change_session(session_id, "default", SessionStatus.CANCELLED, cancel_queued=True)
+    change = await world.queue.change_session(session_id, "default", SessionVerb.CANCEL, cancel_queued=True)
 
     assert change.nudges == [(worker_id, lease.run_id)]
     finished = await world.queue.finish(lease, an_outcome())
@@ -141,11 +173,14 @@ async def test_completing_waits_for_runs_in_flight_and_cancelling_stops_them(wor
     assert (await world.event_types(session_id=session_id))[-2:] == ["session_cancelled", "run_cancelled"]
 
 
-@pytest.mark.parametrize("to", [SessionStatus.COMPLETED, SessionStatus.CANCELLED])
-async def test_an_ended_session_takes_no_runs(world: World, to: SessionStatus) -> None:
+@pytest.mark.parametrize("verb", [SessionVerb.COMPLETE, SessionVerb.CANCEL])
+async def test_an_ended_session_takes_no_runs(world: World, verb: SessionVerb) -> None:
     session_id = await world.session()
-    await world.queue.change_session(session_id, "default", to)
+    await world.queue.change_session(session_id, "default", verb)
     with pytest.raises(AsmError) as caught:
         await world.submit(session_id)
-    assert (caught.value.code, caught.value.details["status"]) == (ErrorCode.INVALID_OPERATION, str(to))
+    assert (caught.value.code, caught.value.details["status"]) == (
+        ErrorCode.INVALID_OPERATION,
+        str(SESSION_VERBS[verb].to),
+    )
     assert (await world.refused_claim(session_id, await world.worker())).reason == "paused"

@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionStatus, SessionVerb
 from tests.builders import World, a_session, a_submission, an_outcome
 
 
@@ -103,7 +103,7 @@ async def test_a_repeated_key_gives_the_same_run_whatever_has_become_of_it(world
     assert (running.status, running.position) == (RunStatus.RUNNING, None)
     await world.queue.start(lease)
     await world.queue.finish(lease, an_outcome())
-    await world.queue.change_session(session_id, "default", SessionStatus.COMPLETED)
+    await world.queue.change_session(session_id, "default", SessionVerb.COMPLETE)
     ended = await world.submit(session_id, idempotency_key="k")
     assert (ended.run_id, ended.status, ended.replayed) == (first.run_id, RunStatus.COMPLETED, True)
     assert list(ended.wake) == list(ended.events) == []
@@ -181,11 +181,11 @@ async def test_a_one_shot_cancelled_in_its_queue_ends_its_session(world: World) 
     assert [frame.type for frame in cancelled.events] == ["run_cancelled", "session_cancelled"]
 
 
-@pytest.mark.parametrize("to", [SessionStatus.CANCELLED, SessionStatus.COMPLETED])
-async def test_ending_the_session_of_a_queued_one_shot_ends_it_once(world: World, to: SessionStatus) -> None:
+@pytest.mark.parametrize("verb", [SessionVerb.CANCEL, SessionVerb.COMPLETE])
+async def test_ending_the_session_of_a_queued_one_shot_ends_it_once(world: World, verb: SessionVerb) -> None:
     run_id = await one_shot(world)
     session_id = (await world.run_row(run_id))["session_id"]
-    change = await world.queue.change_session(session_id, "default", to, cancel_queued=True)
+    change = await world.queue.change_session(session_id, "default", verb, cancel_queued=True)
     assert [frame.type for frame in change.events] == ["run_cancelled", "session_cancelled"]
     assert change.session.status is SessionStatus.CANCELLED
 
@@ -203,7 +203,7 @@ async def test_what_was_queued_behind_a_one_shot_ends_with_it(world: World, how:
         cancelled = await world.queue.request_cancel(run_id, "default", "cancel")
         events, first, last = cancelled.events, "run_cancelled", "session_cancelled"
     else:
-        change = await world.queue.change_session(session_id, "default", SessionStatus.CANCELLED, cancel_queued=True)
+        change = await world.queue.change_session(session_id, "default", SessionVerb.CANCEL, cancel_queued=True)
         events, first, last = change.events, "run_cancelled", "session_cancelled"
     assert [(frame.type, frame.run_id) for frame in events] == [
         (first, run_id),

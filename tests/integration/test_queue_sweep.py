@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asm_core.domain.errors import LeaseLost
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.ports.queue import Swept
 from asm_core.stores.postgres.beat import PostgresBeat
 from tests.builders import HANDED_BACK, RETRY, World, an_outcome
@@ -273,7 +273,7 @@ async def test_a_session_whose_wakeup_was_lost_is_woken(world: World) -> None:
     await world.running(session_id=full, worker_id=worker_id)
     for session_id in (stale, fresh, paused, full):
         await world.submit(session_id)
-    await world.queue.change_session(paused, "default", SessionStatus.PAUSED)
+    await world.queue.change_session(paused, "default", SessionVerb.PAUSE)
     await long_unwoken(world, stale, paused, full, idle)
     assert (await swept(world)).wake == [stale]
     assert (await swept(world)).wake == []

@@ -12,7 +12,7 @@ import pytest
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.invariants import INVARIANTS, MAX_SHOWN, Report
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.manager.verify import verify
 from asm_core.stores.sql.verify import inspect_database, verify_database
 from tests.builders import HANDED_BACK, NOW, RETRY, World, an_outcome, open_world
@@ -67,7 +67,7 @@ async def test_a_database_in_which_everything_happened_is_sound(world: World) ->
     await world.queue.sweep()
     paused = await world.session()
     await world.submit(paused)
-    await world.queue.change_session(paused, "default", SessionStatus.PAUSED)
+    await world.queue.change_session(paused, "default", SessionVerb.PAUSE)
 
     report = await verify_database(world.url)
 
@@ -117,7 +117,7 @@ async def test_events_of_the_session_may_follow_a_terminal_event(broken: World) 
     """Invariant 2 speaks of the run's own events."""
     run_id = await finished(broken)
     session_id = (await broken.run_row(run_id))["session_id"]
-    await broken.queue.change_session(session_id, "default", SessionStatus.COMPLETED)
+    await broken.queue.change_session(session_id, "default", SessionVerb.COMPLETE)
     assert await names(broken) == {}
 
 
@@ -244,7 +244,7 @@ async def test_a_run_that_waits_beside_a_free_slot_is_found(broken: World) -> No
     behind = (await broken.submit(session_id)).run_id
     paused = await broken.session()
     await broken.submit(paused)
-    await broken.queue.change_session(paused, "default", SessionStatus.PAUSED)
+    await broken.queue.change_session(paused, "default", SessionVerb.PAUSE)
     full = await broken.session()
     await broken.running(session_id=full, worker_id=worker_id)
     await broken.submit(full)

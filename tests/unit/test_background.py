@@ -12,7 +12,7 @@ from asm_core.background import EXIT_BROKEN, background
 
 BROKEN = """
 import asyncio
-from asm_core.background import background
+from asm_core.background import background, end_process_on_defect
 
 async def writer():
     await asyncio.sleep(0)
@@ -22,6 +22,7 @@ async def main():
     async with background(writer()):
         await asyncio.sleep(60)
 
+end_process_on_defect()
 asyncio.run(main())
 """
 
@@ -45,6 +46,15 @@ async def test_the_blocks_own_error_passes() -> None:
     with pytest.raises(LookupError):
         async with background(asyncio.sleep(60)):
             raise LookupError
+
+
+async def test_a_defect_in_a_library_does_not_end_its_host(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        raise KeyError("what nobody foresaw")
+
+    async with background(work()):
+        await asyncio.sleep(0.01)
+    assert "background work failed" in caplog.text
 
 
 def test_a_defect_ends_the_process_and_is_named() -> None:

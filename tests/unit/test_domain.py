@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from asm_core.clock import new_id
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.fields import MAX_DEPTH, parse_datetime, timestamp_text, to_jsonable
+from asm_core.domain.fields import MAX_DEPTH, parse_datetime, text_of, timestamp_text, to_jsonable
 from asm_core.domain.ids import event_id
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.domain.messages import check_messages, input_messages
@@ -72,6 +72,19 @@ def test_a_session_needs_an_agent(agent_id: object) -> None:
     assert error.code is ErrorCode.VALIDATION_ERROR
     assert "agent_id" in error.message
     assert error.details == {"field": "agent_id"}
+
+
+@pytest.mark.parametrize("id_", [None, "", 7])
+def test_an_empty_id_is_no_id(id_: object) -> None:
+    """spec/01 §1: ids are given from outside, and are kept as they are when they are any."""
+    for make in (lambda: a_session(id=id_), lambda: Run.new(id=id_, session_id="ses_1", now=NOW)):
+        assert refused(make).details == {"field": "id"}
+
+
+@pytest.mark.parametrize("name", ["metadata", "context"])
+def test_what_must_be_a_mapping_is_refused_otherwise(name: str) -> None:
+    """spec/01 §1: None is empty, everything else is a mistake."""
+    assert refused(lambda: a_session(**{name: ["x"]})).details == {"field": name}
 
 
 @pytest.mark.parametrize("bound", [0, -1, 1.5, "2", True])
@@ -178,6 +191,34 @@ def test_only_a_terminal_status_ends_a_run(status: RunStatus) -> None:
     assert (run.ended_at == LATER) == run.is_terminal == (status in {"completed", "failed", "cancelled", "timeout"})
 
 
+def test_an_output_completes_a_run() -> None:
+    """spec/01 check 20: the original stays as it was."""
+    before = a_run(RunStatus.RUNNING)
+    run = before.with_output({"content": "x"}, LATER)
+    assert (run.output, run.status, run.ended_at) == ({"content": "x"}, RunStatus.COMPLETED, LATER)
+    assert (before.output, before.status, before.ended_at) == (None, RunStatus.RUNNING, None)
+
+
+def test_an_error_fails_a_run() -> None:
+    """spec/01 check 21."""
+    payload = AsmError(ErrorCode.TIMEOUT, "late").to_payload()
+    run = a_run(RunStatus.RUNNING).with_error(payload, LATER)
+    assert (run.error, run.status, run.ended_at) == (payload, RunStatus.FAILED, LATER)
+
+
+def test_turns_are_counted() -> None:
+    """spec/01 check 22."""
+    assert [run.turn_count for run in (a_run(), a_run().with_turn(), a_run().with_turn().with_turn())] == [0, 1, 2]
+
+
+def test_a_run_without_metadata_has_empty_ones() -> None:
+    """spec/01 §1: None is the default, not a value."""
+    assert Run.new(id="run_1", session_id="ses_1", now=NOW, metadata=None).metadata == {}
+    assert refused(lambda: Run.new(id="run_1", session_id="ses_1", now=NOW, metadata=5)).details == {
+        "field": "metadata"
+    }
+
+
 def test_usage_adds_up_per_key() -> None:
     """spec/01 checks 23, 24: numbers are summed, other values replaced, new keys added; a bool is no number."""
     run = a_run().with_usage({"input_tokens": 100, "output_tokens": 50})
@@ -257,6 +298,23 @@ def test_everything_becomes_plain_json() -> None:
     }  # fmt: skip
 
 
+def test_nested_keys_and_enums_become_text() -> None:
+    """spec/01 check 146: also inside lists; the argument stays as it was."""
+    value = {"a": [{1: RunStatus.FAILED, "b": {Colour.RED: True}}]}
+    assert to_jsonable(value) == {"a": [{"1": "failed", "b": {"red": True}}]}
+    assert value["a"][0][1] is RunStatus.FAILED
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [("a\x00", "a\ufffd"), (None, ""), (5, "5"), (True, "true"), ({"ä": [1, None]}, '{"ä": [1, null]}'),
+     (NOW, "2025-06-01T12:00:00.000000Z"), (RunStatus.FAILED, "failed")],
+)  # fmt: skip
+def test_anything_as_text(value: object, text: str) -> None:
+    """spec/01 §0: containers as JSON, the rest as they are."""
+    assert text_of(value) == text
+
+
 def test_nesting_is_cut() -> None:
     """Hostile depth neither exhausts the stack nor the encoder."""
     deep: Any = "bottom"
@@ -325,10 +383,11 @@ def test_the_same_request_has_the_same_hash_whatever_its_key_order() -> None:
         ({"messages": [{"role": "SYSTEM", "content": "s"}, {"content": "u"}]}, [("system", "s"), ("user", "u")]),
         ({"messages": [{"role": "user", "content": ""}, {"role": "user"}, "x", {"content": None}]}, []),
         ({"messages": [{"role": "user", "content": [1]}], "prompt": "not this"}, [("user", "[1]")]),
+        ({"messages": [{"content": [{"text": "é"}]}]}, [("user", '[{"text": "é"}]')]),
     ],
 )
 def test_the_messages_of_an_input(value: Any, messages: list[tuple[str, str]]) -> None:
-    """spec/01 §12.3: messages win over a prompt; what has no content is left out."""
+    """spec/01 §12.3: messages win over a prompt; what has no content is left out, what is no text becomes JSON."""
     assert [(message["role"], message["content"]) for message in input_messages(value)] == messages
 
 

@@ -93,6 +93,31 @@ def test_an_event_needs_a_type_and_a_session(kind: object, session_id: object, c
 
 
 @pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"id": ""}, "id"),
+        ({"timestamp": None}, "timestamp"),
+        ({"timestamp": "soon"}, "timestamp"),
+        ({"data": "text"}, "data"),
+        ({"data": []}, "data"),
+        ({"metadata": 5}, "metadata"),
+    ],
+)
+def test_malformed_fields_of_a_new_event_are_refused_by_name(change: dict[str, Any], field: str) -> None:
+    """spec/01 check 49."""
+    fields: dict[str, Any] = {"id": "evt_1", "type": "run_started", "timestamp": NOW, "session_id": "ses_1"} | change
+    with pytest.raises(AsmError) as caught:
+        Event.new(**fields)
+    assert (caught.value.code, caught.value.details) == (ErrorCode.VALIDATION_ERROR, {"field": field})
+
+
+def test_an_event_without_data_has_empty_ones() -> None:
+    """spec/01 check 49, §1."""
+    event = Event.new(id="e", type="run_started", timestamp=NOW, session_id="ses_1", data=None, metadata=None)
+    assert (event.data, event.metadata) == ({}, {})
+
+
+@pytest.mark.parametrize(
     ("kind", "data"),
     [
         ("tool_approval_requested", {"tool_name": "rm", "policy_name": "careful", "tool_input": {}}),

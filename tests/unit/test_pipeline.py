@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -14,10 +15,10 @@ from asm_core.pipeline import ingest, publish
 from asm_core.pipeline.context import RunContext
 from asm_core.pipeline.normalize import NOT_FOR_ADAPTERS
 from asm_core.pipeline.publish import Publisher, merged
-from asm_core.pipeline.validate import WARNINGS_KEY
+from asm_core.pipeline.validate import WARNINGS_KEY, shape_warnings
 from asm_core.ports.bus import SessionBatch
 from asm_core.ports.provider import RawEvent
-from tests.builders import NOW, a_context, a_frame
+from tests.builders import NOW, a_context, a_frame, an_event
 
 
 def stored(kind: Any, data: Any = None, ctx: RunContext | None = None, **fields: Any) -> Event:
@@ -51,6 +52,13 @@ def test_the_adapter_metadata_is_kept() -> None:
     given = {"source": "cli", "latency_ms": 5, "deep": {1: EventType.RUN_STARTED}}
     event = stored("message_streamed", {"content": "x"}, metadata=given)
     assert event.metadata == {"source": "cli", "latency_ms": 5, "deep": {"1": "run_started"}}
+
+
+def test_the_adapter_time_is_kept() -> None:
+    """spec/01 check 43: when it is a datetime, in UTC; text is not guessed at."""
+    at = datetime(2025, 5, 31, 8, 0, tzinfo=timezone(timedelta(hours=-2)))
+    assert stored("turn_completed", timestamp=at).timestamp.isoformat() == "2025-05-31T10:00:00+00:00"
+    assert stored("turn_completed", timestamp="2025-05-31T10:00:00Z").timestamp == NOW
 
 
 @pytest.mark.parametrize("kind", ["message_received", EventType.MESSAGE_RECEIVED])
@@ -139,6 +147,12 @@ def test_the_shapes_of_payloads(kind: str, needed: dict[str, Any]) -> None:
 def test_types_without_a_shape_never_warn(kind: str) -> None:
     """spec/01 check 51."""
     assert warnings(kind, {}) == []
+
+
+def test_the_shape_of_a_completion() -> None:
+    """spec/01 check 50; the manager's own, so no adapter's event brings it here."""
+    assert shape_warnings(an_event(EventType.RUN_COMPLETED, data={"stop_reason": "end_turn"})) == []
+    assert shape_warnings(an_event(EventType.RUN_COMPLETED)) == ["stop_reason is missing"]
 
 
 def test_warnings_join_the_metadata() -> None:

@@ -10,17 +10,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from asm_core.clock import SystemClock
 from asm_core.domain.retention import RetentionPolicy
 from asm_core.ports.query import EVENT_ORDERS, RUN_ORDERS, EventSearch, RunSearch, SessionSearch, UsageSearch
 from asm_core.stores.sql import query as sql_query
-from asm_core.stores.sql.dialect import dialect_of
+from asm_core.stores.sql.dialect import SqliteDialect
 from asm_core.stores.sql.page_cursor import Pager
 from asm_core.stores.sql.resting import at_rest, not_exempt
 from asm_core.stores.sql.tables import events, metadata, runs, session_runtime, session_sequences, sessions
 from tests.builders import NOW
 
 TENANT = "default"
-SQLITE = dialect_of("sqlite")
+SQLITE = SqliteDialect(SystemClock())
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 -- Lock order, the same for everyone: worker row > session's runtime row > limiter row > run lease > sequence counter.
 -- Appends skip the first three: they take leases in (session, run) order, then counters in session order. Successors
 -- lock the limiter last of all, which is safe because whoever holds it waits for nothing.
+-- A pending run with a `submit_seq` waits in its session's queue; one without is started by whoever asked for it.
 -- `enable_seqscan = off` on each function: plpgsql keeps the plan it made while the tables were small.
 
 CREATE OR REPLACE FUNCTION asm_instant(t timestamptz) RETURNS text LANGUAGE sql STABLE AS $$
@@ -22,6 +23,11 @@ CREATE OR REPLACE FUNCTION asm_audit(p_action text, p_tenant text, p_session tex
 RETURNS void LANGUAGE sql AS $$
   INSERT INTO asm_audit_log (tenant_id, action, session_id, run_id, data)
   VALUES (p_tenant, p_action, p_session, p_run, coalesce(p_data, '{}'))
+$$;
+
+-- Without the keys that say nothing; what stands deeper is somebody's own words.
+CREATE OR REPLACE FUNCTION asm_without_nulls(p jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(p) WHERE value <> 'null'
 $$;
 
 -- Store one event that the database itself states. The counter row stays locked until commit, so that commit order is
@@ -64,7 +70,7 @@ BEGIN
   v_limiter := coalesce(p_limiter, CASE WHEN rt.limiter_waiting_since IS NOT NULL THEN rt.limiter END);
   v_claimable := asm_slots_used(p_session) < rt.max_concurrent_runs
     AND EXISTS (SELECT 1 FROM asm_sessions s WHERE s.id = p_session AND s.status IN ('pending', 'active'))
-    AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending');
+    AND EXISTS (SELECT 1 FROM asm_runs r WHERE r.session_id = p_session AND r.status = 'pending' AND r.submit_seq IS NOT NULL);
   IF v_limiter IS NULL THEN
     UPDATE asm_session_runtime SET last_wake_at = clock_timestamp() WHERE session_id = p_session AND v_claimable;
     RETURN CASE WHEN FOUND THEN jsonb_build_array(p_session) ELSE '[]' END;
@@ -106,7 +112,7 @@ BEGIN
          token_usage = v_usage, cost_usd = v_cost, turn_count = p_turns,
          provider_metadata = provider_metadata || p_provider_metadata
    WHERE id = p_run AND status IN ('pending', 'running', 'awaiting_approval') RETURNING * INTO STRICT r;
-  v_data := p_data || jsonb_strip_nulls(jsonb_build_object(
+  v_data := p_data || asm_without_nulls(jsonb_build_object(
     'error_code', p_error->'code', 'error_message', p_error->'message',
     'provider_error', p_error->'provider_error', 'details', p_error->'details',
     'token_usage', nullif(v_usage, '{}'), 'cost_usd', v_cost));

@@ -1,11 +1,11 @@
--- Create a session with its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe).
-CREATE OR REPLACE FUNCTION asm_create_session(p jsonb, p_limiter text) RETURNS jsonb
+-- Create a session with its counter and queue; active at once, or pending. Repeating it with the same id changes nothing (a lost commit is safe).
+CREATE OR REPLACE FUNCTION asm_create_session(p jsonb, p_limiter text, p_activate boolean DEFAULT true) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE v_at timestamptz := clock_timestamp(); v_id text := p->>'id'; v_tenant text := p->>'tenant_id'; v_events jsonb := '[]';
 BEGIN
   INSERT INTO asm_sessions (id, tenant_id, agent_id, status, parent_session_id, provider, model, metadata, context, tags,
                             created_at, updated_at)
-  VALUES (v_id, v_tenant, p->>'agent_id', 'active', p->>'parent_session_id', p->>'provider', p->>'model',
+  VALUES (v_id, v_tenant, p->>'agent_id', CASE WHEN p_activate THEN 'active' ELSE 'pending' END, p->>'parent_session_id', p->>'provider', p->>'model',
           p->'metadata', p->'context', ARRAY(SELECT jsonb_array_elements_text(p->'tags')), v_at, v_at)
   ON CONFLICT DO NOTHING;
   IF FOUND THEN
@@ -13,18 +13,18 @@ BEGIN
     INSERT INTO asm_session_runtime (session_id, tenant_id, max_concurrent_runs, max_queued_runs, limiter)
     VALUES (v_id, v_tenant, (p->>'max_concurrent_runs')::int, (p->>'max_queued_runs')::int, p_limiter);
     v_events := jsonb_build_array(
-      asm_emit(v_id, 'session_created', jsonb_strip_nulls(jsonb_build_object('provider', p->'provider'))),
-      asm_emit(v_id, 'session_started'));
+      asm_emit(v_id, 'session_created', jsonb_strip_nulls(jsonb_build_object('provider', p->'provider'))));
+    IF p_activate THEN v_events := v_events || asm_emit(v_id, 'session_started'); END IF;
     PERFORM asm_audit('session.created', v_tenant, v_id, NULL, jsonb_build_object('agent_id', p->'agent_id'));
   END IF;
   RETURN jsonb_build_object('events', v_events);
 END $$;
 
--- Pause, resume, complete or cancel a session. p_sources: the statuses from which the lifecycle table allows p_to.
--- Ending a session that still has work is refused, unless the caller says to cancel what is queued; completing it is
--- refused while a run is in flight, cancelling it asks those runs to stop.
+-- Change a session's status. p_sources: the statuses from which the lifecycle table allows the verb. Ending a session
+-- that still has work is refused, unless the caller says to cancel what is queued; completing it is refused while a run
+-- is in flight, cancelling and failing it ask those runs to stop.
 CREATE OR REPLACE FUNCTION asm_change_session(
-  p_session text, p_tenant text, p_to text, p_sources text[], p_event text, p_cancel_queued boolean)
+  p_session text, p_tenant text, p_to text, p_sources text[], p_event text, p_cancel_queued boolean, p_data jsonb)
 RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE s asm_sessions; v_queued int; v_running int; v_run text; v_events jsonb := '[]'; v_nudges jsonb := '[]';
   v_ends boolean := p_to IN ('completed', 'cancelled', 'failed');
@@ -54,7 +54,7 @@ BEGIN
   END IF;
   UPDATE asm_sessions SET status = p_to, updated_at = clock_timestamp() WHERE id = p_session AND status = ANY (p_sources);
   IF FOUND THEN  -- a one-shot's session has ended with its run just above
-    v_events := v_events || asm_emit(p_session, p_event);
+    v_events := v_events || asm_emit(p_session, p_event, p_data);
   END IF;
   PERFORM asm_audit('session.' || p_to, p_tenant, p_session, NULL, '{}');
   RETURN jsonb_build_object('events', v_events, 'nudges', v_nudges, 'wake', asm_successors(p_session));

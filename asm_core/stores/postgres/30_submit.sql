@@ -9,6 +9,7 @@ LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
   rt asm_session_runtime; k asm_idempotency_keys; v_status text; v_pending bigint; v_used bigint; v_events jsonb := '[]';
   v_tenant text := p->>'tenant_id'; v_key text := p->>'idempotency_key'; v_once boolean := p->'new_session' <> 'null';
+  v_queued boolean := (p->>'queued')::boolean;
   v_scope text := CASE WHEN p->'new_session' <> 'null' THEN 'one-shot' ELSE p->>'session_id' END;
   v_session text := p->>'session_id'; v_run text := p->>'run_id'; v_at timestamptz;
 BEGIN
@@ -38,19 +39,21 @@ BEGIN
     DELETE FROM asm_idempotency_keys WHERE tenant_id = v_tenant AND scope = v_scope AND key = v_key;
     RETURN jsonb_build_object('refused', 'invalid_operation', 'status', v_status);
   END IF;
-  SELECT count(*) INTO v_pending FROM asm_runs WHERE session_id = v_session AND status = 'pending';
+  SELECT count(*) INTO v_pending FROM asm_runs r WHERE session_id = v_session AND r.status = 'pending' AND r.submit_seq IS NOT NULL;
   v_used := asm_slots_used(v_session);
-  IF v_pending + v_used >= rt.max_concurrent_runs + rt.max_queued_runs THEN
+  IF v_queued AND v_pending + v_used >= rt.max_concurrent_runs + rt.max_queued_runs THEN
     DELETE FROM asm_idempotency_keys WHERE tenant_id = v_tenant AND scope = v_scope AND key = v_key;
     RETURN jsonb_build_object('refused', 'max_runs_exceeded', 'queued', v_pending, 'in_flight', v_used,
       'max_queued_runs', rt.max_queued_runs, 'max_concurrent_runs', rt.max_concurrent_runs);
   END IF;
-  UPDATE asm_session_runtime SET submit_seq = submit_seq + 1 WHERE session_id = v_session RETURNING * INTO rt;
+  UPDATE asm_session_runtime SET submit_seq = submit_seq + v_queued::int WHERE session_id = v_session
+  RETURNING * INTO rt;
   v_at := clock_timestamp();
   INSERT INTO asm_runs (id, tenant_id, session_id, status, input, options, metadata, provider, submit_seq, created_at,
                         queue_deadline_at, owns_session)
   VALUES (v_run, v_tenant, v_session, 'pending', p->'input', p->'options', p->'metadata', p->'options'->>'provider',
-          rt.submit_seq, v_at, v_at + (p->'options'->>'queue_timeout_ms')::bigint * interval '1 ms', v_once);
+          CASE WHEN v_queued THEN rt.submit_seq END, v_at,
+          v_at + (p->'options'->>'queue_timeout_ms')::bigint * interval '1 ms', v_once);
   PERFORM asm_audit('run.submitted', v_tenant, v_session, v_run, jsonb_build_object('provider', p->'options'->'provider'));
   RETURN asm_submitted(v_run, false) || jsonb_build_object('events', v_events, 'wake', asm_successors(v_session));
 END $$;
@@ -59,8 +62,8 @@ END $$;
 CREATE OR REPLACE FUNCTION asm_submitted(p_run text, p_replayed boolean) RETURNS jsonb
 LANGUAGE sql SET enable_seqscan = off AS $$
   SELECT jsonb_build_object('run_id', r.id, 'session_id', r.session_id, 'status', r.status, 'replayed', p_replayed,
-    'position', CASE WHEN r.status = 'pending' THEN (SELECT count(*) FROM asm_runs q
-      WHERE q.session_id = r.session_id AND q.status = 'pending' AND q.submit_seq <= r.submit_seq) END)
+    'position', CASE WHEN r.status = 'pending' AND r.submit_seq IS NOT NULL THEN (SELECT count(*) FROM asm_runs q
+      WHERE q.session_id = r.session_id AND q.status = 'pending' AND q.submit_seq IS NOT NULL AND q.submit_seq <= r.submit_seq) END)
     FROM asm_runs r WHERE r.id = p_run
 $$;
 

@@ -35,7 +35,8 @@ $$;
 
 -- Take a run from its holder without a result: the holder hands it back (shutdown, a lease it does not know), or the
 -- sweeper takes it from a dead worker. In this order: a requested cancel is honoured; a run that never started goes
--- back to its place, up to p_max_claims; a started one may start again if its options allow; else it has failed.
+-- back to its place, up to p_max_claims; a started one may start again if its options allow; else it has failed, as has
+-- one that has no place in the queue to go back to.
 -- p_from_lost: act only if the holder was declared dead (the sweeper's guard; marking is a transaction of its own).
 CREATE OR REPLACE FUNCTION asm_release(p_run text, p_fence bigint, p_reason text, p_max_claims int, p_from_lost boolean)
 RETURNS jsonb LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -51,6 +52,7 @@ BEGIN
   v_status := CASE
     WHEN r.cancel_requested_at IS NOT NULL THEN 'cancelled'
     WHEN r.deadline_at <= clock_timestamp() THEN 'timeout'
+    WHEN r.submit_seq IS NULL THEN 'failed'
     WHEN l.started_at IS NULL AND r.claims < p_max_claims THEN 'pending'
     WHEN l.started_at IS NOT NULL AND r.options->>'on_worker_lost' <> 'fail'
          AND r.attempt < (r.options->>'max_attempts')::int THEN 'pending'

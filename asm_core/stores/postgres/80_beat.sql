@@ -14,7 +14,7 @@ END $$;
 CREATE OR REPLACE FUNCTION asm_claimable(p_limit int) RETURNS SETOF text LANGUAGE sql STABLE AS $$
   SELECT rt.session_id FROM asm_session_runtime rt
     JOIN asm_sessions s ON s.id = rt.session_id AND s.status IN ('pending', 'active')
-   WHERE rt.session_id IN (SELECT DISTINCT session_id FROM asm_runs WHERE status = 'pending')
+   WHERE rt.session_id IN (SELECT DISTINCT session_id FROM asm_runs r WHERE r.status = 'pending' AND r.submit_seq IS NOT NULL)
      AND rt.limiter_waiting_since IS NULL AND asm_slots_used(rt.session_id) < rt.max_concurrent_runs
    ORDER BY rt.last_served_at NULLS FIRST LIMIT p_limit
 $$;

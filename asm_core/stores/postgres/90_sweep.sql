@@ -59,7 +59,7 @@ BEGIN
   IF coalesce(v_free, 0) <= 0 THEN RETURN '[]'; END IF;
   WITH stale AS (
     SELECT rt.session_id FROM asm_session_runtime rt JOIN asm_sessions s ON s.id = rt.session_id
-     WHERE rt.session_id IN (SELECT DISTINCT session_id FROM asm_runs WHERE status = 'pending')
+     WHERE rt.session_id IN (SELECT DISTINCT session_id FROM asm_runs r WHERE r.status = 'pending' AND r.submit_seq IS NOT NULL)
        AND s.status IN ('pending', 'active') AND coalesce(rt.last_wake_at, 'epoch') < v_now - p_stale
        AND asm_slots_used(rt.session_id) < rt.max_concurrent_runs
      ORDER BY rt.last_wake_at NULLS FIRST LIMIT least(v_free, p_most) FOR UPDATE OF rt SKIP LOCKED),

@@ -16,7 +16,7 @@ from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.fields import to_jsonable
 from asm_core.domain.lease import Lease
-from asm_core.domain.lifecycle import RunStatus, SessionStatus, session_sources_of
+from asm_core.domain.lifecycle import SESSION_VERBS, RunStatus, SessionVerb
 from asm_core.domain.run import RunOutcome
 from asm_core.domain.session import Session
 from asm_core.ports.queue import (
@@ -24,6 +24,7 @@ from asm_core.ports.queue import (
     CancelRequest,
     Claimed,
     Finished,
+    HeldLease,
     NotClaimed,
     SessionChange,
     Started,
@@ -40,13 +41,6 @@ log = logging.getLogger(__name__)
 MAX_WAKEUPS_PER_PASS = 200
 RETRY_AFTER_S = 1
 """What a client is told to wait when a queue is full."""
-
-_SESSION_EVENT = {
-    SessionStatus.PAUSED: "session_paused",
-    SessionStatus.ACTIVE: "session_resumed",
-    SessionStatus.COMPLETED: "session_completed",
-    SessionStatus.CANCELLED: "session_cancelled",
-}
 
 
 class PostgresRunQueue:
@@ -78,21 +72,30 @@ class PostgresRunQueue:
     async def close(self) -> None:
         await self._pool.close()
 
-    async def create_session(self, session: Session) -> SessionChange:
-        answer = await self._pool.call("SELECT asm_create_session(%s, %s)", _session_json(session), self._limiter)
+    async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
+        answer = await self._pool.call(
+            "SELECT asm_create_session(%s, %s, %s)", _session_json(session), self._limiter, activate
+        )
         row = await self._session_row(session.id)
         return SessionChange(session=session_of(row), events=_frames(answer["events"]))
 
     async def change_session(
-        self, session_id: str, tenant_id: str, to: SessionStatus, *, cancel_queued: bool = False
+        self,
+        session_id: str,
+        tenant_id: str,
+        verb: SessionVerb,
+        *,
+        cancel_queued: bool = False,
+        error: AsmError | None = None,
     ) -> SessionChange:
-        sources = [str(source) for source in session_sources_of(to) if source is not SessionStatus.PENDING]
+        rule = SESSION_VERBS[verb]
         answer = await self._pool.call(
-            "SELECT asm_change_session(%s, %s, %s, %s, %s, %s)",
-            session_id, tenant_id, str(to), sources, _SESSION_EVENT[to], cancel_queued,
+            "SELECT asm_change_session(%s, %s, %s, %s, %s, %s, %s)",
+            session_id, tenant_id, rule.to, [*rule.sources], rule.event, cancel_queued,
+            dumps_text(error.to_event_data() if error else {}),
         )  # fmt: skip
         if "refused" in answer:
-            raise _refusal(answer, session_id=session_id, to=to)
+            raise _refusal(answer, session_id=session_id, to=rule.to)
         return SessionChange(
             session=session_of(await self._session_row(session_id)),
             events=_frames(answer["events"]),
@@ -120,6 +123,7 @@ class PostgresRunQueue:
             "idempotency_key": submission.idempotency_key,
             "request_hash": submission.request_hash,
             "new_session": _session_map(submission.new_session) if submission.new_session else None,
+            "queued": submission.queued,
         }
         answer = await self._pool.call("SELECT asm_submit(%s, %s)", dumps_text(request), self._limiter)
         if "refused" in answer:
@@ -138,15 +142,15 @@ class PostgresRunQueue:
         answer = await self._pool.call("SELECT asm_claim(%s, %s)", session_id, worker_id)
         if "reason" in answer:
             return NotClaimed(answer["reason"], answer.get("wake", ()))
-        run, session = run_of(answer["run"]), session_of(answer["session"])
-        lease = Lease(
-            run_id=run.id,
-            session_id=session.id,
-            fence=answer["fence"],
-            worker_id=worker_id,
-            tenant_id=run.tenant_id,
-        )
-        return Claimed(lease=lease, run=run, session=session, wake=answer["wake"])
+        return _claimed(answer, worker_id)
+
+    async def claim_run(self, run_id: str, tenant_id: str, worker_id: str) -> Claimed:
+        answer = await self._pool.call("SELECT asm_claim_run(%s, %s, %s)", run_id, tenant_id, worker_id)
+        if answer is None:
+            raise _no_run(run_id)
+        if "reason" in answer:
+            raise _not_startable(run_id, answer)
+        return _claimed(answer, worker_id)
 
     async def start(self, lease: Lease) -> Started:
         answer = await self._pool.call("SELECT asm_start(%s, %s)", lease.run_id, lease.fence)
@@ -202,7 +206,7 @@ class PostgresRunQueue:
     async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
         answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s)", run_id, tenant_id, kind)
         if answer is None:
-            raise AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
+            raise _no_run(run_id)
         return CancelRequest(
             run_id=run_id,
             session_id=answer["session_id"],
@@ -239,6 +243,10 @@ class PostgresRunQueue:
             " THEN asm_limiters.changed_at ELSE clock_timestamp() END RETURNING name",
             name, max_parallel_runs,
         )  # fmt: skip
+
+    async def beat(self, worker_id: str, *, draining: bool = False) -> list[HeldLease] | None:
+        held = await self._pool.call("SELECT asm_beat(%s, %s)", worker_id, draining)
+        return None if held is None else [HeldLease(**lease) for lease in held]
 
     async def sweep(self) -> Swept:
         times = self._times
@@ -283,6 +291,14 @@ def _outcome_map(outcome: RunOutcome) -> dict[str, Any]:
     }
 
 
+def _claimed(answer: Mapping[str, Any], worker_id: str) -> Claimed:
+    run, session = run_of(answer["run"]), session_of(answer["session"])
+    lease = Lease(
+        run_id=run.id, session_id=session.id, fence=answer["fence"], worker_id=worker_id, tenant_id=run.tenant_id
+    )
+    return Claimed(lease=lease, run=run, session=session, wake=answer["wake"])
+
+
 def _frames(maps: Iterable[Mapping[str, Any]]) -> list[EventFrame]:
     return [frame_of_map(value) for value in maps]
 
@@ -308,6 +324,26 @@ def _numbered(lease: Lease, events: Sequence[Event], numbers: Mapping[str, int])
     if events[0].id not in numbers:
         return LeaseLost(lease.run_id)
     return [event.with_sequence(numbers[event.id]) for event in events]
+
+
+def _no_run(run_id: str) -> AsmError:
+    return AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
+
+
+def _not_startable(run_id: str, answer: Mapping[str, Any]) -> AsmError:
+    code = ErrorCode.INVALID_OPERATION
+    match reason := answer["reason"]:
+        case "session":
+            problem = f"its session is {answer['status']}"
+        case "queue":
+            problem = "earlier runs of its session wait before it"
+        case "full" | "limited":
+            code, problem = ErrorCode.MAX_RUNS_EXCEEDED, "no slot is free"
+        case "lost":
+            problem = "its worker was declared dead and has to register again"
+        case _:
+            code, problem = ErrorCode.INVALID_TRANSITION, f"it is {reason}"
+    return AsmError(code, f"run {run_id} cannot be started: {problem}", details={"run_id": run_id, "reason": reason})
 
 
 def _refusal(answer: Mapping[str, Any], *, session_id: str, to: object = None, key: str | None = None) -> AsmError:

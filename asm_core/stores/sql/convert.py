@@ -7,11 +7,26 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
-from asm_core.domain.event import EventFrame
+from asm_core.domain.event import Event, EventFrame, EventType, valid_type
 from asm_core.domain.fields import parse_datetime, timestamp_text
 from asm_core.domain.run import Run, RunOptions
 from asm_core.domain.session import Session
 from asm_core.wire import frame_of_map
+
+EVENT_WIRE_COLUMNS = (
+    "id",
+    "type",
+    "timestamp",
+    "session_id",
+    "run_id",
+    "sequence_number",
+    "data",
+    "metadata",
+    "schema_version",
+    "provider",
+    "correlation_id",
+    "attempt",
+)
 
 
 def session_of(row: Mapping[str, Any]) -> Session:
@@ -23,6 +38,15 @@ def run_of(row: Mapping[str, Any]) -> Run:
     given = dict(row) | {"cost_usd": float(cost) if isinstance(cost, Decimal) else cost}
     options = RunOptions.from_map(row["options"]) if row.get("options") else None
     return replace(Run.from_map(given), options=options)
+
+
+def event_of(row: Mapping[str, Any]) -> Event:
+    """The event as it is stored; a type that this version does not know stays as its text."""
+    given = {name: row[name] for name in EVENT_WIRE_COLUMNS}
+    kind = given["type"]
+    return Event(
+        **given | {"type": EventType(kind) if valid_type(kind) else kind, "timestamp": parse_datetime(row["timestamp"])}
+    )
 
 
 def frame_of(row: Mapping[str, Any]) -> EventFrame:

@@ -1,25 +1,24 @@
-"""Where Postgres and SQLite differ in what queries and maintenance ask: all of it is here."""
+"""What Postgres and SQLite say differently."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
+from sqlalchemy.dialects import sqlite
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from asm_core.clock import SystemClock
+from asm_core.ports.clock import Clock
+from asm_core.stores.sql.tables import Instant
 
 Condition = sa.ColumnElement[bool]
 
 
 class Dialect(Protocol):
-    snapshot_options: Mapping[str, Any]
-    """Of a connection whose transaction only reads, and sees one state throughout."""
-    write_options: Mapping[str, Any]
-    """Of a connection whose transaction writes, each statement seeing what was committed before it."""
-    write_limits: Sequence[str]
-    """Statements that bound the waiting of the transaction they begin."""
-
     def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
         """The number under a key of a JSON object; null when there is none."""
 
@@ -31,24 +30,19 @@ class Dialect(Protocol):
     def has_any(self, tags: sa.ColumnElement[Any], unwanted: Sequence[str]) -> Condition: ...
 
     def now(self) -> sa.ColumnElement[datetime]:
-        """The store's own clock."""
+        """The store's clock."""
 
-    def turn(self, name: str) -> sa.Select[bool]:
-        """True when nobody else has this turn; it is held to the end of the transaction."""
+    def insert(self, table: sa.Table) -> Any:
+        """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`."""
+
+    def turn(self, name: str) -> sa.Select[bool] | None:
+        """True when nobody else has this turn, held to the end of the transaction; None: it need not be asked for."""
 
     keep_usage: sa.TextClause
     """Adds the usage events `numbers` of `session_id` of `tenant_id` to what their runs say of pruned usage."""
 
 
-class _Postgres:
-    snapshot_options: Mapping[str, Any] = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-    write_options: Mapping[str, Any] = {"isolation_level": "READ COMMITTED"}
-    write_limits: Sequence[str] = (
-        "SET LOCAL lock_timeout = '2s'",
-        "SET LOCAL statement_timeout = '10min'",
-        "SET LOCAL idle_in_transaction_session_timeout = 0",  # who holds the turn does nothing else
-    )
-
+class PostgresDialect:
     def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
         value = sa.type_coerce(column, pg.JSONB)[key]
         return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value.astext, sa.Numeric)))
@@ -65,9 +59,12 @@ class _Postgres:
         return found
 
     def now(self) -> sa.ColumnElement[datetime]:
-        return sa.func.clock_timestamp(type_=sa.TIMESTAMP(timezone=True))
+        return sa.func.clock_timestamp(type_=Instant)
 
-    def turn(self, name: str) -> sa.Select[bool]:
+    def insert(self, table: sa.Table) -> Any:
+        return pg.insert(table)
+
+    def turn(self, name: str) -> sa.Select[bool] | None:
         return sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(name, 0)))
 
     keep_usage = sa.text("""
@@ -88,10 +85,14 @@ class _Postgres:
         """).bindparams(sa.bindparam("numbers", expanding=True))
 
 
-class _Sqlite:
-    snapshot_options: Mapping[str, Any] = {"isolation_level": "SERIALIZABLE"}
-    write_options: Mapping[str, Any] = {"isolation_level": "SERIALIZABLE"}
-    write_limits: Sequence[str] = ()
+class SqliteDialect:
+    """
+    Args:
+        clock: of the process; a file has none.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
 
     def number(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[Any]:
         path = f"$.{key}"
@@ -111,10 +112,13 @@ class _Sqlite:
         return sa.exists(sa.select(each.c.value).where(each.c.value.in_(unwanted)))
 
     def now(self) -> sa.ColumnElement[datetime]:
-        return sa.type_coerce(sa.func.strftime("%Y-%m-%d %H:%M:%f", "now"), sa.TIMESTAMP(timezone=True))
+        return sa.literal(self._clock.now(), Instant)
 
-    def turn(self, name: str) -> sa.Select[bool]:
-        return sa.select(sa.true())  # a file has one writer
+    def insert(self, table: sa.Table) -> Any:
+        return sqlite.insert(table)
+
+    def turn(self, name: str) -> None:
+        return None
 
     keep_usage = sa.text("""
         UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (
@@ -133,9 +137,9 @@ class _Sqlite:
         """).bindparams(sa.bindparam("numbers", expanding=True))
 
 
-_DIALECTS: Mapping[str, Dialect] = {"postgresql": _Postgres(), "sqlite": _Sqlite()}
-
-
-def dialect_of(name: str) -> Dialect:
-    """By SQLAlchemy's name of the dialect."""
-    return _DIALECTS[name]
+def dialect_of(engine: AsyncEngine, clock: Clock | None = None) -> Dialect:
+    """
+    Args:
+        clock: on SQLite, which has none of its own; the system's when omitted.
+    """
+    return SqliteDialect(clock or SystemClock()) if engine.dialect.name == "sqlite" else PostgresDialect()

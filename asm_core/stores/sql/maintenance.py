@@ -22,7 +22,7 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import parse_datetime
 from asm_core.domain.retention import RetentionPolicy
 from asm_core.ports.query import MaintenanceReport, Step
-from asm_core.stores.sql.connections import fetch, reading, snapshot, writing
+from asm_core.stores.sql import writes
 from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.pruning import Pruning
 from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
@@ -30,20 +30,16 @@ from asm_core.stores.sql.tables import (
     artifacts,
     audit_log,
     events,
-    idempotency_keys,
     runs,
-    session_runtime,
     session_sequences,
     sessions,
 )
+from asm_core.stores.sql.transactions import connected, fetch, snapshot, writing
 
 log = logging.getLogger(__name__)
 
 MAX_SHOWN = 20
 """Sessions with a wrong counter that a health check names."""
-
-_OF_A_SESSION = (events, runs, artifacts, idempotency_keys, session_sequences, session_runtime)
-"""What goes with it; its audit trail stays."""
 
 Condition = sa.ColumnElement[bool]
 
@@ -63,7 +59,7 @@ class SqlMaintenance:
 
     def __init__(self, engine: AsyncEngine, *, blobs: Blobs | None = None) -> None:
         self._engine = engine
-        self._dialect = dialect_of(engine.dialect.name)
+        self._dialect = dialect_of(engine)
         self._blobs = blobs
 
     async def execute(
@@ -132,8 +128,12 @@ class SqlMaintenance:
     @asynccontextmanager
     async def _turn(self, tenant_id: str) -> AsyncIterator[bool]:
         """Whether nobody else maintains this tenant now; held until the block ends."""
+        turn = self._dialect.turn(f"asm maintenance {tenant_id}")
+        if turn is None:
+            yield True
+            return
         async with writing(self._engine) as tx:
-            yield bool(await tx.scalar(self._dialect.turn(f"asm maintenance {tenant_id}")))
+            yield bool(await tx.scalar(turn))
 
     @asynccontextmanager
     async def _own_turn(self, tenant_id: str) -> AsyncIterator[None]:
@@ -145,7 +145,7 @@ class SqlMaintenance:
             yield
 
     async def _now(self) -> datetime:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return parse_datetime(await connection.scalar(sa.select(self._dialect.now())))
 
     async def _soft_delete(self, policy: RetentionPolicy, tenant_id: str, now: datetime) -> Step:
@@ -185,7 +185,7 @@ class SqlMaintenance:
         after = ""
         while True:
             query = sa.select(sessions.c.id).where(sessions.c.tenant_id == tenant_id, sessions.c.id > after)
-            async with reading(self._engine) as connection:
+            async with connected(self._engine) as connection:
                 rows = await fetch(connection, query.where(*conditions).order_by(sessions.c.id).limit(size))
             if not rows:
                 return
@@ -201,10 +201,7 @@ class SqlMaintenance:
                 artifacts.c.session_id == session_id, artifacts.c.tenant_id == tenant_id
             )
             found = [*(await tx.scalars(keys)).all()]
-            for table in _OF_A_SESSION:
-                mine = (table.c.session_id == session_id, table.c.tenant_id == tenant_id)
-                await tx.execute(sa.delete(table).where(*mine))
-            await tx.execute(sa.delete(sessions).where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
+            await writes.delete_session(tx, session_id, tenant_id)
             trace = {"tenant_id": tenant_id, "action": "session.deleted", "session_id": session_id, "data": {}}
             await tx.execute(sa.insert(audit_log).values(trace))
         return found

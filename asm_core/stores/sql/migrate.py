@@ -1,13 +1,15 @@
 """
 Bring a database to the schema of this version.
 
-Two parts: Alembic's revisions (tables, once each, in order), then the Postgres functions of `stores/postgres/*.sql`,
-which are replaced as a whole every time, so that a function's text has one home. A database advisory lock of the
-transaction makes concurrent calls take turns.
+Two parts: Alembic's revisions (tables, once each, in order), then, on Postgres, the functions of
+`stores/postgres/*.sql`, which are replaced as a whole every time, so that a function's text has one home. One
+transaction, under a lock that makes concurrent calls take turns.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -36,7 +38,7 @@ def migrate(database_url: str, target: str = "head") -> str:
     Upgrade (or downgrade, when `target` lies behind) and replace the functions.
 
     Args:
-        database_url: `postgresql://…`
+        database_url: `postgresql://…`, or `sqlite:///…` (the file is made when it is not there).
         target: an Alembic revision, or `head`.
 
     Returns:
@@ -47,16 +49,13 @@ def migrate(database_url: str, target: str = "head") -> str:
     """
     engine = sa.create_engine(sqlalchemy_url(database_url))
     try:
-        with engine.begin() as connection:
-            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+        with _alone(engine) as connection:
             config = _config()
             config.attributes["connection"] = connection
-            if target == "head":
-                command.upgrade(config, target)
+            _move(config, revision_of(connection), target)
+            if target == "head" and engine.dialect.name == "postgresql":
                 for file in sorted(FUNCTIONS.glob("*.sql")):
                     connection.exec_driver_sql(file.read_text().replace("%", "%%"))
-            else:
-                command.downgrade(config, target)
             return revision_of(connection)
     except sa.exc.OperationalError as cause:
         raise AsmError(
@@ -66,6 +65,29 @@ def migrate(database_url: str, target: str = "head") -> str:
         raise AsmError(ErrorCode.STORAGE_ERROR, f"cannot migrate: {_plain(cause)}") from cause
     finally:
         engine.dispose()
+
+
+@contextmanager
+def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """A transaction that no other migration runs beside."""
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            connection.execute(sa.text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
+            yield connection
+        return
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:  # BEGIN and COMMIT are ours
+        connection.exec_driver_sql("BEGIN IMMEDIATE")
+        yield connection
+        connection.exec_driver_sql("COMMIT")
+
+
+def _move(config: Config, current: str, target: str) -> None:
+    newest_first = ScriptDirectory.from_config(config).walk_revisions()
+    revisions = [script.revision for script in newest_first]
+    is_ahead = (
+        target == "head" or not current or (target in revisions and revisions.index(target) < revisions.index(current))
+    )
+    (command.upgrade if is_ahead else command.downgrade)(config, target)
 
 
 def revision_of(connection: sa.Connection) -> str:

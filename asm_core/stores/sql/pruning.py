@@ -18,13 +18,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.fields import parse_datetime, to_jsonable
+from asm_core.domain.fields import to_jsonable
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
 from asm_core.ports.query import Step
-from asm_core.stores.sql.connections import fetch, reading, writing
 from asm_core.stores.sql.dialect import Dialect
 from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
 from asm_core.stores.sql.tables import events, session_sequences, sessions
+from asm_core.stores.sql.transactions import connected, fetch, writing
 from asm_core.wire import dumps
 
 STORED = session_sequences.c.last_sequence - session_sequences.c.pruned_count
@@ -193,7 +193,7 @@ class Pruning:
         )
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return await fetch(connection, query)
 
 
@@ -204,5 +204,5 @@ def _by_session(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]:
 
 
 def _behind(row: dict[str, Any]) -> Condition:
-    at = sa.literal(parse_datetime(row["timestamp"]), events.c.timestamp.type)
+    at = sa.literal(row["timestamp"], events.c.timestamp.type)
     return sa.tuple_(events.c.timestamp, events.c.id) > sa.tuple_(at, sa.literal(row["id"]))

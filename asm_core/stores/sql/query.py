@@ -38,7 +38,7 @@ from asm_core.ports.query import (
     filters_of,
     no_price,
 )
-from asm_core.stores.sql.connections import fetch, first, pages, reading, snapshot
+from asm_core.stores import refusals
 from asm_core.stores.sql.convert import frame_of, run_of, session_of
 from asm_core.stores.sql.dialect import Dialect, dialect_of
 from asm_core.stores.sql.page_cursor import PageOrder, Pager, parse_integer
@@ -52,6 +52,7 @@ from asm_core.stores.sql.tables import (
     runs,
     sessions,
 )
+from asm_core.stores.sql.transactions import connected, fetch, first, pages, snapshot
 from asm_core.wire import dumps
 
 EXPORT_PAGE = 1_000
@@ -100,13 +101,13 @@ class SqlQueryAPI:
 
     def __init__(self, engine: AsyncEngine, *, price_of: PriceOf = no_price) -> None:
         self._engine = engine
-        self._dialect = dialect_of(engine.dialect.name)
+        self._dialect = dialect_of(engine)
         self._price_of = price_of
 
     async def search_sessions(self, tenant_id: str, where: SessionSearch) -> Found[Session]:
         pager = session_pager(tenant_id, where)
         query = sessions_query(tenant_id, where, self._dialect)
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             cut = pager.cut(await fetch(connection, pager.apply(query)))
             total = await connection.scalar(total_query(query)) if where.include_total else None
         items = [session_of(row) for row in cut.rows]
@@ -121,30 +122,30 @@ class SqlQueryAPI:
 
     async def search_runs(self, tenant_id: str, where: RunSearch) -> Found[Run]:
         pager = run_pager(tenant_id, where, self._dialect)
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             cut = pager.cut(await fetch(connection, pager.apply(runs_query(tenant_id, where, self._dialect))))
         return Found(items=[run_of(row) for row in cut.rows], cursor=cut.cursor, has_more=cut.has_more)
 
     async def get_usage_summary(self, tenant_id: str, where: UsageSearch) -> UsageSummary:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return _usage(await fetch(connection, usage_query(tenant_id, where, self._dialect)))
 
     async def get_cost_summary(
         self, tenant_id: str, where: UsageSearch, *, price_of: PriceOf | None = None
     ) -> CostSummary:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             groups = await fetch(connection, cost_query(tenant_id, where, self._dialect))
         return _costs(groups, price_of or self._price_of)
 
     async def search_events(self, tenant_id: str, where: EventSearch) -> Found[EventFrame]:
         pager = event_pager(tenant_id, where)
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             cut = pager.cut(await fetch(connection, pager.apply(events_query(tenant_id, where))))
         return Found(items=[frame_of(row) for row in cut.rows], cursor=cut.cursor, has_more=cut.has_more)
 
     async def count_events(self, tenant_id: str, where: EventSearch) -> int:
         query = sa.select(sa.func.count()).select_from(events).where(*_event_conditions(tenant_id, where))
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return await connection.scalar(query) or 0
 
     async def export_session(
@@ -356,8 +357,8 @@ def _stats(groups: Sequence[Mapping[str, Any]], log: Mapping[str, Any]) -> Sessi
         token_totals=sum(map(_totals, groups), TokenTotals()),
         providers_used=sorted({group["provider"] for group in groups} - {None}),
         status_counts=dict(sorted(counts.items())),
-        first_event_at=parse_datetime(log["first_at"]) if log["first_at"] else None,
-        last_event_at=parse_datetime(log["last_at"]) if log["last_at"] else None,
+        first_event_at=log["first_at"],
+        last_event_at=log["last_at"],
     )
 
 
@@ -427,7 +428,7 @@ async def _session(connection: AsyncConnection, session_id: str, tenant_id: str)
     query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
     row = await first(connection, query.where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
     if row is None:
-        raise AsmError(ErrorCode.SESSION_NOT_FOUND, f"no session {session_id}", details={"session_id": session_id})
+        raise refusals.no_session(session_id)
     return session_of(row)
 
 

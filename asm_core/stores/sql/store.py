@@ -1,4 +1,4 @@
-"""SessionStore over SQLAlchemy Core: every read, with the tenant in every statement."""
+"""SessionStore over SQLAlchemy Core, on Postgres and SQLite; the tenant stands in every statement."""
 
 from __future__ import annotations
 
@@ -9,18 +9,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.event import EventFrame
+from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.fields import parse_datetime
 from asm_core.domain.run import Run, parse_run_status
 from asm_core.domain.session import Session, parse_session_status
+from asm_core.ports.clock import Clock
 from asm_core.ports.store import EventFilter, FleetStats, Page, QueueStatus
-from asm_core.stores.sql.connections import fetch, first, reading
+from asm_core.stores import refusals
+from asm_core.stores.sql import writes
 from asm_core.stores.sql.convert import frame_of, run_of, session_of
 from asm_core.stores.sql.dialect import dialect_of
-from asm_core.stores.sql.page_cursor import PageOrder, Pager
+from asm_core.stores.sql.page_cursor import PageOrder, Pager, check_limit
+from asm_core.stores.sql.rows import bounds_row, event_rows, run_row, session_row
 from asm_core.stores.sql.tables import (
     EVENT_COLUMNS,
+    IS_QUEUED,
     RUN_COLUMNS,
     SESSION_COLUMNS,
     SESSIONS,
@@ -32,6 +35,7 @@ from asm_core.stores.sql.tables import (
     sessions,
     workers,
 )
+from asm_core.stores.sql.transactions import connected, fetch, first, in_transaction
 
 _SESSION_ORDER = PageOrder("session", "created_at_desc", sessions.c.created_at, sessions.c.id, True, parse_datetime)
 _RUN_ORDER = PageOrder("run", "created_at_desc", runs.c.created_at, runs.c.id, True, parse_datetime)
@@ -40,11 +44,13 @@ _RUN_ORDER = PageOrder("run", "created_at_desc", runs.c.created_at, runs.c.id, T
 class SqlSessionStore:
     """
     Args:
-        engine: from `open_engine`; its pool is this store's only state.
+        engine: from `open_engine` or `open_sqlite`; its pool is this store's only state.
+        clock: on SQLite, which has none of its own, the one of its queue.
     """
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, clock: Clock | None = None) -> None:
         self._engine = engine
+        self._dialect = dialect_of(engine, clock)
 
     async def close(self) -> None:
         await self._engine.dispose()
@@ -53,16 +59,24 @@ class SqlSessionStore:
         query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
         row = await self._one(query.where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
         if row is None:
-            raise _no_session(session_id)
+            raise refusals.no_session(session_id)
         return session_of(row)
 
     async def get_run(self, run_id: str, tenant_id: str) -> Run:
         row = await self._one(sa.select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
         if row is None:
-            raise AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
+            raise refusals.no_run(run_id)
         return run_of(row)
 
+    async def get_active_run(self, session_id: str, tenant_id: str) -> Run | None:
+        query = sa.select(*RUN_COLUMNS).where(
+            runs.c.session_id == session_id, runs.c.tenant_id == tenant_id, runs.c.status == "running"
+        )
+        row = await self._one(query.order_by(runs.c.started_at.desc().nulls_last(), runs.c.id.desc()).limit(1))
+        return None if row is None else run_of(row)
+
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
+        check_limit(limit)
         query = sa.select(*EVENT_COLUMNS).where(
             events.c.session_id == session_id, events.c.tenant_id == tenant_id, *_conditions(where)
         )
@@ -75,12 +89,12 @@ class SqlSessionStore:
         return {row["session_id"]: row["last_sequence"] for row in rows}
 
     async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             # runs first, then the counter: who finds no run left is told a number not before its terminal event
             active = await connection.execute(
-                sa.select(runs.c.id, runs.c.status, runs.c.created_at, sa.func.clock_timestamp().label("now"))
+                sa.select(runs.c.id, runs.c.status, runs.c.created_at, self._dialect.now().label("now"))
                 .where(runs.c.session_id == session_id)
-                .where(runs.c.status.in_(("pending", "running", "awaiting_approval")))
+                .where(sa.or_(IS_QUEUED, runs.c.status.in_(("running", "awaiting_approval"))))
                 .order_by(runs.c.submit_seq)
             )
             found = [dict(run) for run in active.mappings()]
@@ -91,7 +105,7 @@ class SqlSessionStore:
                 .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
             )
             if row is None:
-                raise _no_session(session_id)
+                raise refusals.no_session(session_id)
         return _queue_status(session_id, row, found)
 
     async def list_sessions(
@@ -111,7 +125,7 @@ class SqlSessionStore:
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         if tag is not None:
-            query = query.where(dialect_of(self._engine.dialect.name).has_all(sessions.c.tags, [tag]))
+            query = query.where(self._dialect.has_all(sessions.c.tags, [tag]))
         given = {"tenant_id": tenant_id, "status": status, "agent_id": agent_id, "tag": tag}
         rows, following = await self._page(query, Pager(_SESSION_ORDER, limit, given, cursor))
         return Page([session_of(row) for row in rows], following)
@@ -138,7 +152,7 @@ class SqlSessionStore:
         return Page([run_of(row) for row in rows], following)
 
     async def stats(self, tenant_id: str) -> FleetStats:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             session_counts = await _counts(connection, sessions, tenant_id)
             run_counts = await _counts(connection, runs, tenant_id)
             kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
@@ -154,10 +168,9 @@ class SqlSessionStore:
                 held.label("in_flight"),
             ).where(workers.c.lost_at.is_(None))
             fleet = [dict(row) for row in (await connection.execute(alive.order_by(workers.c.id))).mappings()]
-            oldest = await connection.scalar(
-                sa.select(sa.func.extract("epoch", sa.func.clock_timestamp() - sa.func.min(runs.c.created_at)) * 1000)
-                .where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
-            )  # fmt: skip
+            waiting = sa.select(sa.func.min(runs.c.created_at), self._dialect.now())
+            waiting = waiting.where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
+            oldest, now = (await connection.execute(waiting)).one()
         return FleetStats(
             sessions=session_counts,
             runs=run_counts,
@@ -165,12 +178,12 @@ class SqlSessionStore:
             workers=fleet,
             slots=sum(worker["slots"] for worker in fleet if not worker["draining"]),
             in_flight=sum(worker["in_flight"] for worker in fleet),
-            oldest_pending_age_ms=int(oldest) if oldest is not None else None,
+            oldest_pending_age_ms=_age_ms(oldest, now) if oldest is not None else None,
         )
 
     async def ping(self) -> str:
         """The schema's revision. Raises `storage_connection_failed`, `migration_required`."""
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return str(await connection.scalar(sa.text("SELECT version_num FROM asm_alembic_version")))
 
     async def _page(self, query: sa.Select[Any], pager: Pager) -> tuple[Sequence[Mapping[str, Any]], str | None]:
@@ -179,12 +192,44 @@ class SqlSessionStore:
         return cut.rows, cut.cursor if cut.has_more else None
 
     async def _one(self, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return await first(connection, query)
 
     async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        async with reading(self._engine) as connection:
+        async with connected(self._engine) as connection:
             return await fetch(connection, query)
+
+    # Writing
+
+    async def save_session(self, session: Session) -> None:
+        row, bounds = session_row(session), bounds_row(session)
+        await in_transaction(
+            self._engine, lambda connection: writes.save_session(connection, self._dialect, row, bounds)
+        )
+
+    async def save_run(self, run: Run) -> None:
+        row = run_row(run)
+        await in_transaction(self._engine, lambda connection: writes.save_run(connection, self._dialect, row))
+
+    async def delete_session(self, session_id: str, tenant_id: str) -> None:
+        await in_transaction(self._engine, lambda connection: writes.delete_session(connection, session_id, tenant_id))
+
+    async def append_events(self, events: Sequence[Event], tenant_id: str) -> list[Event]:
+        rows = event_rows(events, tenant_id)
+        return await in_transaction(
+            self._engine, lambda connection: writes.append(connection, self._dialect, rows, tenant_id)
+        )
+
+    async def flush(self, session: Session, run: Run, events: Sequence[Event]) -> list[Event]:
+        row, bounds, run_values = session_row(session), bounds_row(session), run_row(run)
+        rows = event_rows(events, session.tenant_id)
+
+        async def store(connection: AsyncConnection) -> list[Event]:
+            await writes.save_session(connection, self._dialect, row, bounds)
+            await writes.save_run(connection, self._dialect, run_values)
+            return await writes.append(connection, self._dialect, rows, session.tenant_id)
+
+        return await in_transaction(self._engine, store)
 
 
 async def _counts(connection: AsyncConnection, table: sa.Table, tenant_id: str) -> dict[str, int]:
@@ -212,7 +257,7 @@ def _queue_status(session_id: str, row: Mapping[str, Any], active: Sequence[Mapp
         by_status.setdefault(run["status"], []).append(run)
     queued = by_status.get("pending", [])
     oldest: datetime | None = min((run["created_at"] for run in queued), default=None)
-    age_ms = int((queued[0]["now"] - oldest).total_seconds() * 1000) if oldest else None
+    age_ms = _age_ms(oldest, queued[0]["now"]) if oldest else None
     return QueueStatus(
         session_id=session_id,
         in_flight_runs=[run["id"] for run in by_status.get("running", [])],
@@ -227,5 +272,5 @@ def _queue_status(session_id: str, row: Mapping[str, Any], active: Sequence[Mapp
     )
 
 
-def _no_session(session_id: str) -> AsmError:
-    return AsmError(ErrorCode.SESSION_NOT_FOUND, f"no session {session_id}", details={"session_id": session_id})
+def _age_ms(since: datetime, now: datetime) -> int:
+    return int((now - since).total_seconds() * 1000)

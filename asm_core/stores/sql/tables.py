@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
+
+from asm_core.domain.fields import parse_datetime, timestamp_text
+from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_index",
@@ -14,11 +20,36 @@ NAMING = {
 
 metadata = sa.MetaData(naming_convention=NAMING)
 
-Json = sa.JSON().with_variant(pg.JSONB(), "postgresql")
+
+class Instant(sa.types.TypeDecorator[datetime]):
+    """An aware time in microseconds; on SQLite ISO text in UTC, so that text order is time order."""
+
+    impl = sa.TIMESTAMP(timezone=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.Text() if dialect.name == "sqlite" else sa.TIMESTAMP(timezone=True))
+
+    def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> Any:
+        if value is not None and value.tzinfo is None:
+            raise ValueError(f"a time without its zone: {value}")
+        return timestamp_text(value) if value is not None and dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> datetime | None:
+        return None if value is None else parse_datetime(value)
+
+
+def server_now(dialect: sa.Dialect) -> sa.TextClause:
+    """A column's default: the database's clock, in the form of `Instant`."""
+    on_sqlite = "(strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'))"
+    return sa.text(on_sqlite if dialect.name == "sqlite" else "CURRENT_TIMESTAMP")
+
+
+Json = sa.JSON(none_as_null=True).with_variant(pg.JSONB(none_as_null=True), "postgresql")
 Tags = sa.JSON().with_variant(pg.ARRAY(sa.Text()), "postgresql")
-Instant = sa.TIMESTAMP(timezone=True)
-RowNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 Money = sa.Numeric().with_variant(sa.Float(), "sqlite")
+Serial = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
+"""Numbers that the database gives out: on SQLite only an INTEGER key counts by itself."""
 
 
 def _tenant() -> sa.Column[str]:
@@ -149,6 +180,47 @@ workers = sa.Table(
     sa.Column("lost_at", Instant),
 )
 
+limiters = sa.Table(
+    "asm_limiters",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("max_parallel_runs", sa.Integer),
+    sa.Column("changed_at", Instant, nullable=False),
+)
+
+sweeper = sa.Table(
+    "asm_sweeper",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("last_pass_at", Instant, nullable=False),
+    sa.Column("quiet_until", Instant),
+)
+
+idempotency_keys = sa.Table(
+    "asm_idempotency_keys",
+    metadata,
+    sa.Column("tenant_id", sa.Text, primary_key=True),
+    sa.Column("scope", sa.Text, primary_key=True),
+    sa.Column("key", sa.Text, primary_key=True),
+    sa.Column("request_hash", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text, nullable=False),
+    sa.Column("run_id", sa.Text, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+audit_log = sa.Table(
+    "asm_audit_log",
+    metadata,
+    sa.Column("id", Serial, primary_key=True),
+    _tenant(),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("actor", sa.Text),
+    sa.Column("action", sa.Text, nullable=False),
+    sa.Column("session_id", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("data", Json, nullable=False),
+)
+
 artifacts = sa.Table(
     "asm_artifacts",
     metadata,
@@ -168,31 +240,6 @@ artifacts = sa.Table(
     sa.Column("deleted_at", Instant),
 )
 
-idempotency_keys = sa.Table(
-    "asm_idempotency_keys",
-    metadata,
-    sa.Column("tenant_id", sa.Text, primary_key=True),
-    sa.Column("scope", sa.Text, primary_key=True),
-    sa.Column("key", sa.Text, primary_key=True),
-    sa.Column("request_hash", sa.Text, nullable=False),
-    sa.Column("session_id", sa.Text, nullable=False),
-    sa.Column("run_id", sa.Text, nullable=False),
-    sa.Column("created_at", Instant, nullable=False),
-)
-
-audit_log = sa.Table(
-    "asm_audit_log",
-    metadata,
-    sa.Column("id", RowNumber, primary_key=True),
-    _tenant(),
-    sa.Column("at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
-    sa.Column("actor", sa.Text),
-    sa.Column("action", sa.Text, nullable=False),
-    sa.Column("session_id", sa.Text),
-    sa.Column("run_id", sa.Text),
-    sa.Column("data", Json, nullable=False),
-)
-
 # What a record is read from: the columns of `Session.from_map`, `Run.from_map` and an event's wire form.
 
 SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
@@ -206,19 +253,7 @@ _position = (
     )
     .scalar_subquery()
 )
-RUN_COLUMNS = (*runs.c, sa.case((runs.c.status == "pending", _position)).label("position"))
+IS_QUEUED = sa.and_(runs.c.status == "pending", runs.c.submit_seq.is_not(None))
+RUN_COLUMNS = (*runs.c, sa.case((IS_QUEUED, _position)).label("position"))
 
-EVENT_COLUMNS = (
-    events.c.id,
-    events.c.type,
-    events.c.timestamp,
-    events.c.session_id,
-    events.c.run_id,
-    events.c.sequence_number,
-    events.c.data,
-    events.c.metadata,
-    events.c.schema_version,
-    events.c.provider,
-    events.c.correlation_id,
-    events.c.attempt,
-)
+EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)

@@ -160,7 +160,8 @@ WITH clock AS (
 ), limiter_freed AS (
   SELECT rt.limiter, max(freed.at) AS at FROM freed JOIN asm_session_runtime rt USING (session_id) GROUP BY rt.limiter
 ), heads AS (
-  SELECT DISTINCT ON (session_id) session_id, id, created_at FROM asm_runs WHERE status = 'pending'
+  SELECT DISTINCT ON (session_id) session_id, id, created_at FROM asm_runs
+   WHERE status = 'pending' AND submit_seq IS NOT NULL
    ORDER BY session_id, submit_seq
 ), waiting AS (
   SELECT h.id, h.session_id, greatest(h.created_at, s.updated_at, rt.last_served_at, f.at,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from asm_core.stores.sql.tables import Instant, Json, Tags
+from asm_core.stores.sql.tables import Instant, Json, Tags, server_now
 
 revision = "asm_0001"
 down_revision = None
@@ -15,6 +15,10 @@ depends_on = None
 
 def _tenant() -> sa.Column[str]:
     return sa.Column("tenant_id", sa.Text, nullable=False, server_default="default")
+
+
+def _no_tags() -> str:
+    return "{}" if op.get_bind().dialect.name == "postgresql" else "[]"
 
 
 def upgrade() -> None:
@@ -27,7 +31,7 @@ def upgrade() -> None:
         sa.Column("parent_session_id", sa.Text),
         sa.Column("metadata", Json, nullable=False, server_default="{}"),
         sa.Column("context", Json, nullable=False, server_default="{}"),
-        sa.Column("tags", Tags, nullable=False, server_default="{}"),
+        sa.Column("tags", Tags, nullable=False, server_default=_no_tags()),
         sa.Column("created_at", Instant, nullable=False),
         sa.Column("updated_at", Instant, nullable=False),
         sa.CheckConstraint(
@@ -71,7 +75,7 @@ def upgrade() -> None:
         sa.Column("data", Json, nullable=False, server_default="{}"),
         sa.Column("metadata", Json, nullable=False, server_default="{}"),
         sa.Column("schema_version", sa.Integer, nullable=False, server_default="1"),
-        sa.Column("stored_at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
+        sa.Column("stored_at", Instant, nullable=False, server_default=server_now(op.get_bind().dialect)),
     )
     op.create_table(
         "asm_session_sequences",

@@ -1,4 +1,4 @@
-"""The fleet: per-session queue, leases, workers, limiters, idempotency, audit, and what guards them. Postgres only."""
+"""The fleet: per-session queue, leases, workers, limiters, idempotency, audit, and what guards them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import sqlalchemy as sa
 from alembic import op
 
-from asm_core.stores.sql.tables import Instant, Json, RowNumber
+from asm_core.stores.sql.tables import Instant, Json, Serial, server_now
 
 revision = "asm_0003"
 down_revision = "asm_0002"
@@ -17,6 +17,10 @@ depends_on = None
 
 def _is_postgres() -> bool:
     return op.get_bind().dialect.name == "postgresql"
+
+
+def _now() -> sa.TextClause:
+    return server_now(op.get_bind().dialect)
 
 
 def _tenant() -> sa.Column[str]:
@@ -67,7 +71,7 @@ def upgrade() -> None:
         "asm_limiters",
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("max_parallel_runs", sa.Integer),
-        sa.Column("changed_at", Instant, nullable=False, server_default=sa.func.now()),
+        sa.Column("changed_at", Instant, nullable=False, server_default=_now()),
     )
     op.create_table(
         "asm_workers",
@@ -105,13 +109,13 @@ def upgrade() -> None:
         sa.Column("request_hash", sa.Text, nullable=False),
         sa.Column("session_id", sa.Text, nullable=False),
         sa.Column("run_id", sa.Text, nullable=False),
-        sa.Column("created_at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
+        sa.Column("created_at", Instant, nullable=False, server_default=_now()),
     )
     op.create_table(
         "asm_audit_log",
-        sa.Column("id", RowNumber, sa.Identity(), primary_key=True),
+        sa.Column("id", Serial, sa.Identity(), primary_key=True),
         _tenant(),
-        sa.Column("at", Instant, nullable=False, server_default=sa.func.current_timestamp()),
+        sa.Column("at", Instant, nullable=False, server_default=_now()),
         sa.Column("actor", sa.Text),
         sa.Column("action", sa.Text, nullable=False),
         sa.Column("session_id", sa.Text),
@@ -119,14 +123,35 @@ def upgrade() -> None:
         sa.Column("data", Json, nullable=False, server_default="{}"),
     )
     op.execute("INSERT INTO asm_session_runtime (session_id, tenant_id) SELECT id, tenant_id FROM asm_sessions")
+    op.execute(
+        "INSERT INTO asm_session_sequences (session_id, tenant_id) SELECT id, tenant_id FROM asm_sessions"
+        " WHERE id NOT IN (SELECT session_id FROM asm_session_sequences)"
+    )
     op.create_index("asm_audit_log_session_id_index", "asm_audit_log", ["session_id", "id"])
     op.create_index("asm_idempotency_keys_session_id_index", "asm_idempotency_keys", ["session_id"])
     # the default orders of the queries across sessions
     op.create_index("asm_sessions_updated_index", "asm_sessions", ["tenant_id", "updated_at", "id"])
     began = sa.text("coalesce(started_at, created_at)")
     op.create_index("asm_runs_began_index", "asm_runs", ["tenant_id", began, "id"])
+    for statement in _INDEXES:
+        op.execute(statement)
     if _is_postgres():
         _upgrade_postgres()
+
+
+_INDEXES = (
+    # the queue: what waits, by session and place; and what is parked
+    "CREATE INDEX asm_runs_pending_index ON asm_runs (session_id, submit_seq) WHERE status = 'pending'",
+    "CREATE INDEX asm_runs_parked_index ON asm_runs (session_id) WHERE status = 'awaiting_approval'",
+    "CREATE INDEX asm_runs_queue_deadline_index ON asm_runs (queue_deadline_at) "
+    "WHERE status = 'pending' AND queue_deadline_at IS NOT NULL",
+    "CREATE INDEX asm_run_leases_session_index ON asm_run_leases (session_id)",
+    "CREATE INDEX asm_run_leases_limiter_index ON asm_run_leases (limiter) WHERE limiter IS NOT NULL",
+    "CREATE INDEX asm_run_leases_worker_index ON asm_run_leases (worker_id)",
+    "CREATE INDEX asm_session_runtime_waiting_index ON asm_session_runtime (limiter, last_served_at) "
+    "WHERE limiter_waiting_since IS NOT NULL",
+    "CREATE INDEX asm_events_usage_index ON asm_events (run_id) WHERE type = 'token_usage_updated'",
+)
 
 
 def _upgrade_postgres() -> None:
@@ -136,17 +161,6 @@ def _upgrade_postgres() -> None:
         "ALTER TABLE asm_session_sequences SET (fillfactor = 50)",
         "ALTER TABLE asm_session_runtime SET (fillfactor = 50)",
         "ALTER TABLE asm_workers SET (fillfactor = 50)",
-        # the queue: what waits, by session and place; and what is parked
-        "CREATE INDEX asm_runs_pending_index ON asm_runs (session_id, submit_seq) WHERE status = 'pending'",
-        "CREATE INDEX asm_runs_parked_index ON asm_runs (session_id) WHERE status = 'awaiting_approval'",
-        "CREATE INDEX asm_runs_queue_deadline_index ON asm_runs (queue_deadline_at) "
-        "WHERE status = 'pending' AND queue_deadline_at IS NOT NULL",
-        "CREATE INDEX asm_run_leases_session_index ON asm_run_leases (session_id)",
-        "CREATE INDEX asm_run_leases_limiter_index ON asm_run_leases (limiter) WHERE limiter IS NOT NULL",
-        "CREATE INDEX asm_run_leases_worker_index ON asm_run_leases (worker_id)",
-        "CREATE INDEX asm_session_runtime_waiting_index ON asm_session_runtime (limiter, last_served_at) "
-        "WHERE limiter_waiting_since IS NOT NULL",
-        "CREATE INDEX asm_events_usage_index ON asm_events (run_id) WHERE type = 'token_usage_updated'",
         "CREATE INDEX asm_sessions_tags_index ON asm_sessions USING gin (tags)",
         "INSERT INTO asm_sweeper (id, last_pass_at) VALUES (1, 'epoch')",
         # backstops behind the guards of the transactions
@@ -170,11 +184,10 @@ def downgrade() -> None:
         op.execute("DROP TRIGGER asm_events_append_only ON asm_events")
         op.execute("DROP TRIGGER asm_runs_terminal_once ON asm_runs")
         op.execute("DROP FUNCTION asm_refuse_change()")
+        op.execute("DROP FUNCTION IF EXISTS asm_give(text, asm_session_runtime, asm_sessions, asm_runs)")
         op.execute("DROP INDEX asm_sessions_tags_index")
-        op.execute("DROP INDEX asm_events_usage_index")
-        op.execute("DROP INDEX asm_runs_queue_deadline_index")
-        op.execute("DROP INDEX asm_runs_parked_index")
-        op.execute("DROP INDEX asm_runs_pending_index")
+    for name in ("events_usage", "runs_queue_deadline", "runs_parked", "runs_pending"):
+        op.execute(f"DROP INDEX asm_{name}_index")
     for table in (
         "asm_audit_log",
         "asm_idempotency_keys",

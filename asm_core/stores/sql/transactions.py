@@ -1,0 +1,213 @@
+"""
+Statements and write transactions on either kind of database; foreign errors turned into ours.
+
+Postgres takes locks as a transaction meets its rows. SQLite knows one writer at a time: in this process writers line up
+before they begin (its own waiting is by sleeping), and BEGIN IMMEDIATE takes the write lock before anything is read, so
+that a transaction never has to be given up half-way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from asm_core.domain.errors import AsmError, ErrorCode
+
+ANSWER_TIMEOUT_S = 32.0
+"""A little more than a server's statement timeout: that one is the server's word, and a server may fall silent."""
+MAX_TRIES = 25
+RETRY_AFTER_S = 0.01
+MAINTENANCE_LIMITS = (
+    "SET LOCAL lock_timeout = '2s'",
+    "SET LOCAL statement_timeout = '10min'",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",  # who holds the turn does nothing else
+)
+
+_BUSY = ("40001", "40P01")
+_UNMIGRATED = ("42P01", "42703", "42883")
+
+T = TypeVar("T")
+
+_turns: WeakKeyDictionary[sa.Engine, asyncio.Lock] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """
+    A connection on which every statement commits by itself.
+
+    Raises:
+        AsmError: `storage_connection_failed`, `migration_required`, `validation_error`, `query_error`.
+    """
+    with mapped_errors():
+        async with asyncio.timeout(ANSWER_TIMEOUT_S), engine.connect() as connection:
+            yield connection
+
+
+async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    """
+    All of `work` or nothing; again from the start where the database asks for it (busy, deadlock).
+
+    A caller that is cancelled waits for its end: a statement that is cut off leaves a connection in no known state.
+
+    Raises as `connected`, and whatever `work` raises.
+    """
+    under_way = asyncio.create_task(_to_its_end(engine, work))
+    try:
+        return await asyncio.shield(under_way)
+    except asyncio.CancelledError:
+        await asyncio.gather(under_way, return_exceptions=True)
+        raise
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """
+    One transaction of maintenance, committed at the end of the block: on Postgres it may last, each statement sees what
+    was committed before it, and waiting for the locks of others is bounded.
+
+    Raises:
+        AsmError: as `connected`, with `maintenance_error` instead of `query_error`.
+    """
+    is_sqlite = engine.dialect.name == "sqlite"
+    with mapped_errors(ErrorCode.MAINTENANCE_ERROR):
+        async with (_begun_on_sqlite if is_sqlite else _begun_on_postgres)(engine) as connection:
+            for limit in () if is_sqlite else MAINTENANCE_LIMITS:
+                await connection.execute(sa.text(limit))
+            yield connection
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """
+    One transaction for reading: all its queries see the same state, and nothing of it is kept. It may last; each query
+    is bounded (`fetch`).
+
+    Raises as `connected`.
+    """
+    with mapped_errors():
+        async with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                await connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    await connection.exec_driver_sql("ROLLBACK")
+            else:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                yield connection
+
+
+async def fetch(connection: AsyncConnection, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+    """All rows. Raises TimeoutError, which `mapped_errors` knows, when the server falls silent."""
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
+    rows = await fetch(connection, query.limit(1))
+    return rows[0] if rows else None
+
+
+async def pages(
+    connection: AsyncConnection, query: sa.Select[Any], size: int
+) -> AsyncIterator[Sequence[dict[str, Any]]]:
+    """All rows by a cursor of the server's, at most `size` at a time. Raises as `fetch`."""
+    async with connection.stream(query, execution_options={"yield_per": size}) as result:
+        parts = result.mappings().partitions()
+        while True:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                page = await anext(parts, None)
+            if page is None:
+                return
+            yield [dict(row) for row in page]
+
+
+async def _to_its_end(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+    begun = _begun_on_sqlite if engine.dialect.name == "sqlite" else _begun_on_postgres
+    with mapped_errors():
+        async with asyncio.timeout(ANSWER_TIMEOUT_S):
+            for tries_left in reversed(range(MAX_TRIES)):
+                try:
+                    async with begun(engine) as connection:
+                        return await work(connection)
+                except sa.exc.DBAPIError as cause:
+                    if not tries_left or not _is_busy(cause):
+                        raise
+                await asyncio.sleep(RETRY_AFTER_S * (1 + random.random()))
+    raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def _begun_on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with engine.connect() as connection:
+        await connection.execution_options(isolation_level="READ COMMITTED")
+        async with connection.begin():
+            yield connection
+
+
+@asynccontextmanager
+async def _begun_on_sqlite(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    async with _turns.setdefault(engine.sync_engine, asyncio.Lock()), engine.connect() as connection:
+        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+        try:
+            yield connection
+        except BaseException:
+            with suppress(sa.exc.DBAPIError):  # a statement that failed badly has ended it already
+                await connection.exec_driver_sql("ROLLBACK")
+            raise
+        await connection.exec_driver_sql("COMMIT")
+
+
+def _is_busy(cause: sa.exc.DBAPIError) -> bool:
+    if getattr(cause.orig, "sqlstate", None) in _BUSY:
+        return True
+    return isinstance(cause, sa.exc.OperationalError) and "locked" in str(cause.orig)
+
+
+@contextmanager
+def mapped_errors(otherwise: ErrorCode = ErrorCode.QUERY_ERROR) -> Iterator[None]:
+    """
+    Driver errors as AsmError, without SQL text or values.
+
+    Args:
+        otherwise: the code of what is neither an outage, a missing schema nor a bad value.
+    """
+    try:
+        yield
+    except TimeoutError as cause:
+        raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, "the store did not answer in time") from cause
+    except sa.exc.SQLAlchemyError as cause:
+        raise _to_asm_error(cause, otherwise) from cause
+    except OSError as cause:
+        raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({_name(cause)})") from cause
+
+
+def _to_asm_error(cause: sa.exc.SQLAlchemyError, otherwise: ErrorCode) -> AsmError:
+    name = _name(cause)
+    if _is_unmigrated(cause):
+        return AsmError(ErrorCode.MIGRATION_REQUIRED)
+    match cause:
+        case sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.TimeoutError():
+            return AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({name})")
+        case sa.exc.DataError() | sa.exc.IntegrityError():
+            return AsmError(ErrorCode.VALIDATION_ERROR, f"the store refused a value ({name})")
+        case _:
+            return AsmError(otherwise, f"the query failed ({name})")
+
+
+def _is_unmigrated(cause: sa.exc.SQLAlchemyError) -> bool:
+    origin = getattr(cause, "orig", None)
+    said = str(origin)
+    return getattr(origin, "sqlstate", None) in _UNMIGRATED or said.startswith("no such table") or "no column" in said
+
+
+def _name(cause: Exception) -> str:
+    return type(getattr(cause, "orig", None) or cause).__name__

@@ -1,0 +1,146 @@
+"""
+Plain writes of records, inside a transaction of the caller's.
+
+Lock order, so that they and the queue's own transactions never wait for each other in a circle: the session's runtime
+row, the session, the run, the counters in session order.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import count
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from asm_core.domain.event import Event
+from asm_core.domain.lifecycle import TERMINAL_RUNS
+from asm_core.stores import refusals
+from asm_core.stores.sql.convert import event_of
+from asm_core.stores.sql.dialect import Dialect
+from asm_core.stores.sql.rows import Row, firsts
+from asm_core.stores.sql.tables import (
+    artifacts,
+    events,
+    idempotency_keys,
+    run_leases,
+    runs,
+    session_runtime,
+    session_sequences,
+    sessions,
+)
+
+MAX_CHOICES = 10_000
+"""Ids in one condition; a database takes some 30,000 parameters in a statement."""
+
+_OF_A_SESSION = (events, runs, run_leases, artifacts, idempotency_keys, session_sequences, session_runtime)
+"""What goes with a session when it is deleted; its audit log stays."""
+
+
+async def save_session(connection: AsyncConnection, dialect: Dialect, row: Row, bounds: Row) -> None:
+    """Raises AsmError `already_exists`: the id is another tenant's."""
+    is_mine = await _replace(connection, dialect, session_runtime, "session_id", bounds)
+    if not is_mine or not await _replace(connection, dialect, sessions, "id", row):
+        raise refusals.id_taken("session", row["id"])
+    await _ensure_counters(connection, dialect, [row["id"]], row["tenant_id"])
+
+
+async def save_run(connection: AsyncConnection, dialect: Dialect, row: Row) -> None:
+    """Raises AsmError `already_exists`: the id is another tenant's; `invalid_transition`: its status is final."""
+    same_or_open = sa.or_(runs.c.status.not_in(TERMINAL_RUNS), runs.c.status == row["status"])
+    if await _replace(connection, dialect, runs, "id", row, same_or_open):
+        return
+    query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
+    status = await connection.scalar(query)
+    raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
+
+
+async def _replace(
+    connection: AsyncConnection,
+    dialect: Dialect,
+    table: sa.Table,
+    key: str,
+    row: Row,
+    *conditions: sa.ColumnElement[bool],
+) -> bool:
+    """Insert, or replace every column that the row names; False where what is there must stay."""
+    insert = dialect.insert(table).values(row)
+    changes = {name: insert.excluded[name] for name in row if name not in (key, "tenant_id")}
+    is_mine = table.c.tenant_id == row["tenant_id"]
+    statement = insert.on_conflict_do_update(index_elements=[key], set_=changes, where=sa.and_(is_mine, *conditions))
+    return bool((await connection.execute(statement)).rowcount)
+
+
+async def append(connection: AsyncConnection, dialect: Dialect, rows: Sequence[Row], tenant_id: str) -> list[Event]:
+    """
+    Number the events behind their sessions' last ones and store them; known ids come back as they were stored.
+
+    The counters stay locked until commit, so that commit order is sequence order.
+
+    Raises:
+        AsmError: `already_exists`: an id of another session; `session_not_found`: the session is another tenant's.
+    """
+    session_ids = sorted({row["session_id"] for row in rows})
+    await _ensure_counters(connection, dialect, session_ids, tenant_id)
+    last = await _locked_counters(connection, session_ids, tenant_id)
+    ids = [row["id"] for row in rows]
+    known = await _stored(connection, ids)
+    fresh = [row for row in firsts(rows) if row["id"] not in known]
+    if fresh:
+        await _insert(connection, fresh, last)
+    stored = await _stored(connection, ids)
+    for row in rows:
+        found = stored[row["id"]]
+        if (found["session_id"], found["tenant_id"]) != (row["session_id"], tenant_id):
+            raise refusals.id_taken("event", row["id"])
+    return [event_of(stored[event_id]) for event_id in ids]
+
+
+async def _insert(connection: AsyncConnection, fresh: Sequence[Row], last: Mapping[str, int]) -> None:
+    numbers = {session_id: count(number + 1) for session_id, number in last.items()}
+    numbered = [row | {"sequence_number": next(numbers[row["session_id"]])} for row in fresh]
+    await connection.execute(sa.insert(events), numbered)
+    for session_id, added in Counter(row["session_id"] for row in fresh).items():
+        counter = sa.update(session_sequences).where(session_sequences.c.session_id == session_id)
+        await connection.execute(counter.values(last_sequence=last[session_id] + added))
+
+
+async def _ensure_counters(
+    connection: AsyncConnection, dialect: Dialect, session_ids: Sequence[str], tenant_id: str
+) -> None:
+    rows = [{"session_id": session_id, "tenant_id": tenant_id, "last_sequence": 0} for session_id in session_ids]
+    if rows:
+        await connection.execute(dialect.insert(session_sequences).on_conflict_do_nothing(), rows)
+
+
+async def _locked_counters(
+    connection: AsyncConnection, session_ids: Sequence[str], tenant_id: str
+) -> Mapping[str, int]:
+    counters: dict[str, int] = {}
+    for session_id in session_ids:
+        query = sa.select(session_sequences).where(session_sequences.c.session_id == session_id).with_for_update()
+        counter = (await connection.execute(query)).mappings().one()
+        if counter["tenant_id"] != tenant_id:
+            raise refusals.no_session(session_id)
+        counters[session_id] = counter["last_sequence"]
+    return counters
+
+
+async def _stored(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+    found: dict[str, Mapping[str, Any]] = {}
+    for start in range(0, len(ids), MAX_CHOICES):
+        query = sa.select(events).where(events.c.id.in_(ids[start : start + MAX_CHOICES]))
+        found |= {row["id"]: dict(row) for row in (await connection.execute(query)).mappings()}
+    return found
+
+
+async def delete_session(connection: AsyncConnection, session_id: str, tenant_id: str) -> None:
+    """With everything that belongs to it."""
+    lock = sa.select(session_runtime.c.session_id).where(session_runtime.c.session_id == session_id).with_for_update()
+    await connection.execute(lock)
+    for table in _OF_A_SESSION:
+        mine = (table.c.session_id == session_id, table.c.tenant_id == tenant_id)
+        await connection.execute(sa.delete(table).where(*mine))
+    await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
