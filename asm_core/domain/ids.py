@@ -8,6 +8,7 @@ SESSION = "ses"
 RUN = "run"
 EVENT = "evt"
 WORKER = "wrk"
+ARTIFACT = "art"
 
 
 def event_id(run_id: str, fence: int, ordinal: int) -> str:

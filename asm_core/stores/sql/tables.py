@@ -145,3 +145,22 @@ workers = sa.Table(
     sa.Column("draining", sa.Boolean, nullable=False),
     sa.Column("lost_at", Instant),
 )
+
+artifacts = sa.Table(
+    "asm_artifacts",
+    metadata,
+    sa.Column("id", sa.Text, primary_key=True),
+    _tenant(),
+    sa.Column("session_id", sa.Text),
+    sa.Column("run_id", sa.Text),
+    sa.Column("fence", sa.BigInteger),
+    sa.Column("key", sa.Text, nullable=False),
+    sa.Column("content_type", sa.Text),
+    sa.Column("byte_size", sa.BigInteger, nullable=False),
+    sa.Column("checksum_sha256", sa.Text, nullable=False),
+    sa.Column("storage_backend", sa.Text, nullable=False),
+    sa.Column("storage_ref", sa.Text, nullable=False),
+    sa.Column("metadata", Json, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+    sa.Column("deleted_at", Instant),
+)
