@@ -1,3 +1,3 @@
 """The fixtures that every test may ask for."""
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.redis", "tests.fixtures.api"]
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.redis", "tests.fixtures.api", "tests.fixtures.artifacts"]
