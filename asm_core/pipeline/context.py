@@ -25,7 +25,7 @@ class RunContext:
     emitted: int = field(default=0)
     """Events made so far in this execution: the ordinal of the next one."""
     redactor: Redactor = REDACTOR
-    streams: dict[tuple[str, ...], Streamed] = field(default_factory=dict)
+    streams: dict[tuple[tuple[str, str], ...], Streamed] = field(default_factory=dict)
     """Texts that are streaming, with what redaction holds back of them."""
 
     def next_event_id(self) -> str:

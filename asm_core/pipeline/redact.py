@@ -11,7 +11,7 @@ when something else happens comes first, as a chunk of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,8 @@ from asm_core.domain.event import MESSAGE_EVENTS, TOOL_EVENTS, Event, EventType
 from asm_core.domain.scrub import TextStream
 from asm_core.pipeline.context import RunContext
 
-TEXT_KEYS = ("content", "delta")
+INCREMENT_FIRST = ("delta", "content")
+"""Where a chunk's text stands."""
 STREAM_KEYS = ("thread_id", "turn_id", "message_id", "item_id", "index")
 """Data that tell apart texts which stream at the same time."""
 ENDS_TEXT = frozenset((*MESSAGE_EVENTS, *TOOL_EVENTS)) - {EventType.MESSAGE_STREAMED}
@@ -32,14 +33,12 @@ class Streamed:
 
     text: TextStream
     last: Event
-    """Its last chunk, the text left out."""
-    keys: frozenset[str]
+    """Its last chunk; in the text itself there may be secrets."""
+    keys: Sequence[str]
     """Where the text stands in it."""
 
     def chunk(self, shown: str) -> Event:
-        return replace(
-            self.last, data={key: shown if key in self.keys else item for key, item in self.last.data.items()}
-        )
+        return replace(self.last, data={**self.last.data, **dict.fromkeys(self.keys, shown)})
 
 
 def redact(event: Event, ctx: RunContext) -> Iterable[Event]:
@@ -65,25 +64,34 @@ def _released(streamed: Streamed, ctx: RunContext) -> Iterator[Event]:
 
 def _streamed_text(data: Mapping[str, Any]) -> str | None:
     """The increment; None when there is none."""
-    return next((data[key] for key in reversed(TEXT_KEYS) if isinstance(data.get(key), str) and data[key]), None)
+    for key in INCREMENT_FIRST:
+        text = data.get(key)
+        if text and isinstance(text, str):
+            return text
+    return None
 
 
 def _chunk(event: Event, text: str, ctx: RunContext) -> Event:
-    keys = frozenset(key for key in TEXT_KEYS if event.data.get(key) == text)
-    bare = replace(event, data={key: "" if key in keys else item for key, item in event.data.items()})
-    last = _without_secrets(bare, ctx)
-    name = tuple(str(event.data.get(key)) for key in STREAM_KEYS)
+    keys = [key for key in INCREMENT_FIRST if event.data.get(key) == text]
+    last = _without_secrets(event, keys, ctx)
+    name = tuple((key, str(event.data[key])) for key in STREAM_KEYS if key in event.data)
     streamed = ctx.streams.get(name)
     if streamed is None:
         streamed = ctx.streams[name] = Streamed(ctx.redactor.stream(), last, keys)
     streamed.last, streamed.keys = last, keys
-    return streamed.chunk(streamed.text.feed(text))
+    shown = streamed.text.feed(text)
+    return last if shown == text else streamed.chunk(shown)
 
 
-def _without_secrets(event: Event, ctx: RunContext) -> Event:
-    """The chunk's other data. All the text so far, where an adapter adds it, ends before what is undecided."""
-    data = {
-        key: ctx.redactor.stream().feed(item) if key in TEXT_KEYS and isinstance(item, str) else item
-        for key, item in event.data.items()
-    }
-    return ctx.redactor.event(replace(event, data=data)).event
+def _without_secrets(event: Event, keys: Sequence[str], ctx: RunContext) -> Event:
+    """The chunk with everything redacted that stands beside its text."""
+    if len(keys) == len(event.data) and not event.metadata:
+        return event
+    beside = {key: _so_far(key, item, ctx) for key, item in event.data.items() if key not in keys}
+    clean = ctx.redactor.event(replace(event, data=beside)).event
+    return replace(clean, data={**{key: event.data[key] for key in keys}, **clean.data})
+
+
+def _so_far(key: str, item: Any, ctx: RunContext) -> Any:
+    """All the text so far, where an adapter adds it up, ends before what is undecided."""
+    return ctx.redactor.stream().feed(item) if key in INCREMENT_FIRST and isinstance(item, str) else item
