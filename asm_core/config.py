@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -183,8 +184,16 @@ class Settings(BaseSettings):
             replacement=self.redaction_replacement,
             deep_scan=self.redaction_deep_scan,
             scan_metadata=self.redaction_scan_metadata,
+            literals=self._own_secrets,
         )
         return REDACTOR if options == REDACTOR.options else Redactor(options)
+
+    @property
+    def _own_secrets(self) -> tuple[str, ...]:
+        """What this installation was given itself: no text may repeat it, whatever it looks like."""
+        passwords = (urlsplit(url).password for url in (self.database_url, self.redis_url, self.broker_url))
+        given = {self.api_key.get_secret_value() if self.api_key else None, *passwords}
+        return tuple(sorted(spelling for value in given if value for spelling in {value, unquote(value)}))
 
     @property
     def _redaction_patterns(self) -> Literal["default"] | Sequence[Pattern] | Replace:
