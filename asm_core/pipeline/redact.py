@@ -21,8 +21,8 @@ from asm_core.pipeline.context import RunContext
 
 INCREMENT_FIRST = ("delta", "content")
 """Where a chunk's text stands."""
-STREAM_KEYS = ("thread_id", "turn_id", "message_id", "item_id", "index")
-"""Data that tell apart texts which stream at the same time."""
+STREAM_KEYS = ("thread_id", "turn_id", "message_id", "item_id")
+"""Data that tell apart texts which stream at the same time; nothing that could change from chunk to chunk."""
 ENDS_TEXT = frozenset((*MESSAGE_EVENTS, *TOOL_EVENTS)) - {EventType.MESSAGE_STREAMED}
 """What follows one of these goes on with nothing."""
 
