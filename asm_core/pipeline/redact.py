@@ -47,12 +47,15 @@ class Streamed:
     text: TextStream
     waiting: list[Chunk] = field(default_factory=list)
     """Chunks of which something is undecided."""
+    undecided: str = ""
 
     def take(self, chunk: Chunk, text: str) -> Iterator[Event]:
-        """What may be told by now; what was decided of earlier chunks stays with them."""
-        out = self.text.feed(text)
+        """What may be told by now; what was decided of earlier chunks stays with them, a replacement is never cut."""
+        out, given, before = self.text.feed(text), self.undecided + text, len(self.undecided)
+        decided = len(given) - self.text.held
+        self.undecided = given[decided:]
         if self.waiting:
-            of_before = max(0, len(out) - max(0, len(text) - self.text.held))
+            of_before = before if out == given[:decided] else len(out)
             self.waiting[-1].shown += out[:of_before]
             out = out[of_before:]
         chunk.shown = out
@@ -64,6 +67,7 @@ class Streamed:
         """All that waits: the text does not go on, or not now."""
         if self.waiting:
             self.waiting[-1].shown += self.text.flush()
+            self.undecided = ""
         while self.waiting:
             yield self.waiting.pop(0).told()
 

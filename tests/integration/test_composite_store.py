@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.store import EventFilter
 from asm_core.stores.artifacts.file import FileArtifactStore
@@ -110,7 +110,7 @@ async def test_a_cancelled_session_leaves_its_artifacts(
     store = CompositeSessionStore(sessions, FileArtifactStore(tmp_path))
     session_id = await world.session()
     await store.artifacts.put(f"{session_id}/patch", b"x")
-    await world.queue.change_session(session_id, "default", SessionStatus.CANCELLED)
+    await world.queue.change_session(session_id, "default", SessionVerb.CANCEL)
     for table in ("asm_events", "asm_session_sequences", "asm_session_runtime", "asm_sessions"):
         column = "id" if table == "asm_sessions" else "session_id"
         await world.sql(f"DELETE FROM {table} WHERE {column} = %s", session_id)

@@ -151,7 +151,7 @@ def test_only_the_increment_counts_where_an_adapter_adds_up() -> None:
             contents.append(event.data["content"])
             deltas.append(event.data["delta"])
     assert "".join(deltas) == f"use {MARK} here. Bye."
-    assert contents == ["use ", f"use {MARK} here.", f"use {MARK} here. Bye."]
+    assert contents == [f"use {MARK} here.", f"use {MARK} here.", f"use {MARK} here. Bye."]
 
 
 @pytest.mark.parametrize("data", [{}, {"content": None}, {"content": ["x"]}, {"content": "", "delta": ""}])
