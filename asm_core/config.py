@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -141,8 +142,14 @@ class LibraryOptions(BaseModel):
             replacement=self.redaction_replacement,
             deep_scan=self.redaction_deep_scan,
             scan_metadata=self.redaction_scan_metadata,
+            literals=self._own_secrets,
         )
         return REDACTOR if options == REDACTOR.options else Redactor(options)
+
+    @property
+    def _own_secrets(self) -> tuple[str, ...]:
+        """Of the installation."""
+        return ()
 
     @property
     def retention(self) -> RetentionPolicy:
@@ -261,6 +268,13 @@ class Settings(BaseSettings, LibraryOptions):
                 f"lease_ttl_ms ({self.lease_ttl_ms}) must be at least twice beat_interval_ms ({self.beat_interval_ms})"
             )
         return self
+
+    @property
+    def _own_secrets(self) -> tuple[str, ...]:
+        """What this installation was given itself: no text may repeat it, whatever it looks like."""
+        passwords = (urlsplit(url).password for url in (self.database_url, self.redis_url, self.broker_url))
+        given = {self.api_key.get_secret_value() if self.api_key else None, *passwords}
+        return tuple(sorted(spelling for value in given if value for spelling in {value, unquote(value)}))
 
     @property
     def times(self) -> FleetTimes:

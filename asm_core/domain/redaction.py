@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import cached_property, lru_cache
 from typing import Any, Literal
@@ -22,7 +22,8 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.run import RunOutcome
 from asm_core.domain.scrub import Scanner, Span, TextStream, render
-from asm_core.domain.secret_rule import AnyRule, rule_of
+from asm_core.domain.secret_pattern import MAX_HEAD
+from asm_core.domain.secret_rule import AnyRule, literal_rule, rule_of
 from asm_core.domain.secrets import DEFAULT, EXTENDED, secret_named
 from asm_core.domain.session import Session
 
@@ -33,6 +34,9 @@ TOO_DEEP = "[nested too deep]"
 """Stands for what lies deeper than `MAX_DEPTH` levels: it was not looked at."""
 CUSTOM = "custom"
 """Category of patterns that name none."""
+OWN = "own_secret"
+"""Category of what the installation itself was given."""
+MIN_LITERAL = 12
 MAX_REPLACEMENT = 100
 MIN_TEXT = 5
 """Characters of the shortest secret with its name."""
@@ -75,6 +79,8 @@ class RedactionOptions:
     deep_scan: bool = True
     """All of an event's data; else only `SCANNED_FIELDS`."""
     scan_metadata: bool = True
+    literals: Sequence[str] = field(default=(), repr=False)
+    """Secrets that are known as they are; those of fewer than `MIN_LITERAL` characters would hit innocent words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +102,8 @@ class Redactor:
 
     def __init__(self, options: RedactionOptions | None = None) -> None:
         self.options = options or RedactionOptions()
-        self._rules = _rules_of(self.options.patterns)
+        literals = [value for value in self.options.literals if MIN_LITERAL <= len(value) <= MAX_HEAD]
+        self._rules = (*_rules_of(self.options.patterns), *(literal_rule(OWN, value) for value in literals))
         self._scanner = Scanner(self._rules)
         self._check_replacement(self.options.replacement)
 

@@ -345,6 +345,11 @@ def rule_of(
     )
 
 
+def literal_rule(category: str, value: str) -> Rule:
+    """The rule for one known secret."""
+    return Rule(category=category, pattern=category, anchors=(value,), any_case=False, rest=(), tail=Nothing())
+
+
 def _anchor(units: Sequence[Unit]) -> str:
     anchor = ""
     for unit in units:

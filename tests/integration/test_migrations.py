@@ -100,6 +100,7 @@ def test_the_model_has_the_columns_of_the_database(database_url: str) -> None:
             actual = found[column.name]
             assert actual["nullable"] == column.nullable, f"{table.name}.{column.name}"
             expected = column.type.dialect_impl(engine.dialect)
+            expected = expected.impl_instance if isinstance(expected, sa.types.TypeDecorator) else expected
             assert isinstance(actual["type"], type(expected).__mro__[1]) or str(actual["type"]) == str(
                 column.type.compile(engine.dialect)
             ), f"{table.name}.{column.name}: {actual['type']!r}"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -518,6 +518,18 @@ def test_settings_choose(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Settings().redactor.text(text) == f"[REDACTED:acme_key] [REDACTED:custom] {GITHUB}"
     monkeypatch.setenv("ASM_REDACTION_ENABLED", "0")
     assert Settings().redactor.text(text) == text
+
+
+def test_what_the_installation_was_given_is_known() -> None:
+    """Whatever it looks like, as it is and as it is written in an address; too short words are not hunted."""
+    url = "postgresql://asm:" + "pass%40word/of-ours".replace("/", "%2F") + "@db/asm"
+    settings = Settings(api_key=SecretStr("our own api key"), database_url=url, redis_url="redis://:short@h/0")
+    redactor = settings.redactor
+    told = redactor.text("our own api key, pass@word/of-ours, pass%40word%2Fof-ours, a short word")
+    assert told == f"{MARK}, {MARK}, {MARK}, a short word"
+    stream = redactor.stream()
+    assert stream.feed("our own a") + stream.feed("pi key.") == f"{MARK}."
+    assert "our own" not in repr(redactor.options)
 
 
 def test_the_list_of_planted_secrets_holds_none_itself() -> None:
