@@ -83,7 +83,9 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 def _move(config: Config, current: str, target: str) -> None:
     revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]  # newest first
-    is_ahead = target == "head" or not current or (target in revisions and revisions.index(target) < revisions.index(current))
+    is_ahead = (
+        target == "head" or not current or (target in revisions and revisions.index(target) < revisions.index(current))
+    )
     (command.upgrade if is_ahead else command.downgrade)(config, target)
 
 
