@@ -305,7 +305,7 @@ async def open_memory_world(*, times: FleetTimes | None = None, limiter: str | N
 
 @asynccontextmanager
 async def open_sqlite_world(
-    path: Path, *, times: FleetTimes | None = None, limiter: str | None = None
+    path: Path, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
 ) -> AsyncIterator[World]:
     """Over a migrated file; ends with a look whether everything is sound."""
     engine, clock, times = open_sqlite(path), SystemClock(), times or FleetTimes()
@@ -314,7 +314,8 @@ async def open_sqlite_world(
     world = World(queue, SqlSessionStore(engine, clock), LocalPeek(records), times)
     try:
         yield world
-        assert await world.peek.violations() == []
+        if ends_sound:
+            assert await world.peek.violations() == []
     finally:
         await engine.dispose()
 

@@ -101,7 +101,7 @@ async def test_a_run_cancelled_between_two_attempts_ends_at_once(world: World) -
     assert (await world.event_types(run_id=lease.run_id))[-1] == "run_cancelled"
 
 
-async def test_cancel_and_claim_race_to_one_of_two_ends(world: World) -> None:
+async def test_cancel_and_claim_race_to_one_of_two_ends(world: World, store_name: str) -> None:
     """
     spec/03 check 202, FM-15: either cancelled in the queue and never claimed, or claimed and then told, at the latest
     by its start mark; never completed, never two terminal events.
@@ -139,7 +139,8 @@ async def test_cancel_and_claim_race_to_one_of_two_ends(world: World) -> None:
         assert len(await world.event_types(run_id=run_id)) == 1
 
     rng = random.Random(7)
-    for _ in range(25):
+    rounds = 5 if store_name == "sqlite" else 25
+    for _ in range(rounds):
         await asyncio.gather(*(race(rng) for _ in range(8)))
-    assert sum(outcomes.values()) == 200
+    assert sum(outcomes.values()) == rounds * 8
     assert outcomes["never claimed"] and outcomes["told by the start mark"] + outcomes["told by the row"], outcomes
