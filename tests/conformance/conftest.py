@@ -14,7 +14,7 @@ from asm_core.stores.sql.migrate import migrate
 from tests.builders import World, open_memory_world, open_sqlite_world, open_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
-"""Keywords: `times`, `limiter`."""
+"""Keywords: `times`, `limiter`, `ends_sound`."""
 
 
 @pytest.fixture(scope="session")
