@@ -1,6 +1,6 @@
 """
 Values for tests, with defaults that follow from what is asked: `a_run(status=COMPLETED)` has ended, a later attempt has
-been claimed. `World` is a fresh database with the queue over it.
+been claimed. `World` is a fresh store with the queue over it.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import psycopg
+from psycopg import sql
 from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
 
-from asm_core.clock import new_id
+from asm_core.clock import SystemClock, new_id
 from asm_core.config import FleetTimes
 from asm_core.domain.event import Event, EventFrame, EventType
 from asm_core.domain.ids import event_id
@@ -27,8 +30,17 @@ from asm_core.domain.session import Session
 from asm_core.pipeline.context import RunContext
 from asm_core.ports.provider import Execution
 from asm_core.ports.queue import Claimed, NotClaimed, Submission, Submitted
+from asm_core.ports.store import SessionStore
+from asm_core.stores.local.queue import LocalRunQueue
+from asm_core.stores.local.records import TABLES, Records, Transaction
+from asm_core.stores.memory import MemoryRecords, MemorySessionStore
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.engine import open_engine, open_sqlite
+from asm_core.stores.sql.sqlite import SqliteRecords
+from asm_core.stores.sql.store import SqlSessionStore
 from asm_core.stores.sql.verify import verify_database
+from tests.soundness import TABLES as CHECKED_TABLES
+from tests.soundness import violations
 
 NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
 """The instant at which tests without a clock take place."""
@@ -145,25 +157,30 @@ RETRY = {"on_worker_lost": OnWorkerLost.RETRY, "max_attempts": 3}
 """Options of a run that another worker may start again."""
 
 
+class Peek(Protocol):
+    """A look into a store past its ports, and a hand on its rows. Tables are named without their prefix."""
+
+    async def rows(self, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]: ...
+
+    async def change(self, table: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None: ...
+
+    async def now(self) -> datetime: ...
+
+    async def violations(self) -> list[str]:
+        """What is not sound (DESIGN §9), at one moment."""
+
+
 @dataclass
 class World:
-    """A database with the queue over it, and the few steps that most tests begin with."""
+    """A fresh store of any kind with the queue over it, and the few steps that most tests begin with."""
 
-    url: str
-    queue: PostgresRunQueue
-    connection: psycopg.AsyncConnection[dict[str, Any]]
+    queue: Any
+    """RunQueue, with `set_limiter`."""
+    store: SessionStore
+    peek: Peek
     times: FleetTimes
     _ordinals: dict[tuple[str, int], int] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
-
-    async def sql(self, query: str, *params: Any) -> list[dict[str, Any]]:
-        cursor = await self.connection.execute(query, params)
-        return await cursor.fetchall() if cursor.description else []
-
-    async def value(self, query: str, *params: Any) -> Any:
-        [row] = await self.sql(query, *params)
-        [value] = row.values()
-        return value
 
     async def session(self, **fields: Any) -> str:
         session = a_session(**fields)
@@ -207,49 +224,179 @@ class World:
             raise answer
         return answer
 
-    async def run_row(self, run_id: str) -> dict[str, Any]:
-        [row] = await self.sql("SELECT * FROM asm_runs WHERE id = %s", run_id)
+    async def rows(self, table: str, **where: Any) -> list[dict[str, Any]]:
+        """Those with these values (a tuple: any of them); events in order."""
+        found = await self.peek.rows(table, where)
+        return (
+            sorted(found, key=lambda row: (row["session_id"], row["sequence_number"])) if table == "events" else found
+        )
+
+    async def row(self, table: str, **where: Any) -> dict[str, Any]:
+        [row] = await self.rows(table, **where)
         return row
 
+    async def how_many(self, table: str, **where: Any) -> int:
+        return len(await self.rows(table, **where))
+
+    async def change(self, table: str, where: Mapping[str, Any] | None = None, /, **changes: Any) -> None:
+        """As nobody may: past every rule of the queue."""
+        await self.peek.change(table, where or {}, changes)
+
+    async def run_row(self, run_id: str) -> dict[str, Any]:
+        return await self.row("runs", id=run_id)
+
     async def event_types(self, *, session_id: str | None = None, run_id: str | None = None) -> list[str]:
-        rows = await self.sql(
-            "SELECT type FROM asm_events WHERE session_id = %s OR run_id = %s ORDER BY sequence_number",
-            session_id, run_id,
-        )  # fmt: skip
-        return [row["type"] for row in rows]
+        where = {"session_id": session_id} if session_id else {"run_id": run_id}
+        return [row["type"] for row in await self.rows("events", **where)]
 
     async def silence(self, worker_id: str) -> None:
         """The worker's last beat was long ago."""
-        await self.sql("UPDATE asm_workers SET last_seen = last_seen - interval '1 hour' WHERE id = %s", worker_id)
+        await self.change("workers", {"id": worker_id}, last_seen=await self.peek.now() - timedelta(hours=1))
 
     async def make_sweep_due(self) -> None:
         """As if the last pass had been one and a half intervals ago, and no outage before it."""
-        await self.sql(
-            "UPDATE asm_sweeper SET last_pass_at = clock_timestamp() - 1.5 * %s, quiet_until = NULL",
-            self.times.sweep_interval,
-        )
+        due = await self.peek.now() - 1.5 * self.times.sweep_interval
+        await self.change("sweeper", last_pass_at=due, quiet_until=None)
 
     async def lose(self, worker_id: str) -> None:
-        """The worker dies and the sweeper marks it; its leases stand until the pass goes on."""
+        """The worker dies and is marked; its leases stand until the next pass."""
         await self.silence(worker_id)
+        await self.change("workers", {"id": worker_id}, lost_at=await self.peek.now())
         await self.make_sweep_due()
-        await self.sql("SELECT asm_sweep_begin(%s, %s)", self.times.sweep_interval, self.times.lease_ttl)
-        await self.make_sweep_due()
+
+
+# Worlds of each kind
+
+
+@dataclass
+class LocalPeek:
+    records: Records
+
+    async def rows(self, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+        return await self.records.write(lambda db: db.rows(table, where))
+
+    async def change(self, table: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        [key] = TABLES[table].key
+
+        def work(db: Transaction) -> None:
+            if table == "sweeper" and not db.rows(table, {}):  # comes with the first pass
+                db.insert(table, {"id": 1, "last_pass_at": NOW})
+            for row in db.rows(table, where):
+                db.update(table, row[key], **changes)
+
+        await self.records.write(work)
+
+    async def now(self) -> datetime:
+        return SystemClock().now()
+
+    async def violations(self) -> list[str]:
+        return violations(await self.records.write(lambda db: {table: db.rows(table, {}) for table in CHECKED_TABLES}))
+
+
+@asynccontextmanager
+async def open_memory_world(
+    *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
+) -> AsyncIterator[World]:
+    """Ends with a look whether everything is sound."""
+    records, clock, times = MemoryRecords(), SystemClock(), times or FleetTimes()
+    queue = LocalRunQueue(records, times, clock, limiter=limiter)
+    world = World(queue, MemorySessionStore(records, clock), LocalPeek(records), times)
+    yield world
+    if ends_sound:
+        assert await world.peek.violations() == []
+
+
+@asynccontextmanager
+async def open_sqlite_world(
+    path: Path, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
+) -> AsyncIterator[World]:
+    """Over a migrated file; ends with a look whether everything is sound."""
+    engine, clock, times = open_sqlite(path), SystemClock(), times or FleetTimes()
+    records = SqliteRecords(engine)
+    queue = LocalRunQueue(records, times, clock, limiter=limiter)
+    world = World(queue, SqlSessionStore(engine, clock), LocalPeek(records), times)
+    try:
+        yield world
+        if ends_sound:
+            assert await world.peek.violations() == []
+    finally:
+        await engine.dispose()
+
+
+@dataclass
+class PostgresPeek:
+    url: str
+    connection: psycopg.AsyncConnection[dict[str, Any]]
+
+    async def rows(self, table: str, where: Mapping[str, Any]) -> list[dict[str, Any]]:
+        query = sql.SQL("SELECT * FROM {} WHERE {}").format(_table(table), _conditions(where))
+        return await (await self.connection.execute(query, _values(where))).fetchall()
+
+    async def change(self, table: str, where: Mapping[str, Any], changes: Mapping[str, Any]) -> None:
+        named = sql.SQL(", ").join(sql.SQL("{} = %s").format(sql.Identifier(name)) for name in changes)
+        query = sql.SQL("UPDATE {} SET {} WHERE {}").format(_table(table), named, _conditions(where))
+        given = [Jsonb(value) if isinstance(value, dict) else value for value in changes.values()]
+        await self.connection.execute(query, [*given, *_values(where)])
+
+    async def now(self) -> datetime:
+        [row] = await (await self.connection.execute("SELECT clock_timestamp() AS now")).fetchall()
+        return row["now"]
+
+    async def violations(self) -> list[str]:
+        return (await verify_database(self.url)).violations
+
+
+def _table(name: str) -> sql.Identifier:
+    return sql.Identifier(f"asm_{name}")
+
+
+def _conditions(where: Mapping[str, Any]) -> sql.Composable:
+    conditions = [
+        sql.SQL("{} = ANY (%s)" if isinstance(value, tuple) else "{} IS NOT DISTINCT FROM %s").format(
+            sql.Identifier(name)
+        )
+        for name, value in where.items()
+    ]
+    return sql.SQL(" AND ").join([sql.SQL("true"), *conditions])
+
+
+def _values(where: Mapping[str, Any]) -> list[Any]:
+    return [list(value) if isinstance(value, tuple) else value for value in where.values()]
+
+
+@dataclass(kw_only=True)
+class PostgresWorld(World):
+    """With a connection for what only Postgres has: locks held still, triggers, functions."""
+
+    url: str
+    connection: psycopg.AsyncConnection[dict[str, Any]]
+
+    async def sql(self, query: str, *params: Any) -> list[dict[str, Any]]:
+        cursor = await self.connection.execute(query, params)
+        return await cursor.fetchall() if cursor.description else []
+
+    async def value(self, query: str, *params: Any) -> Any:
+        [row] = await self.sql(query, *params)
+        [value] = row.values()
+        return value
 
 
 @asynccontextmanager
 async def open_world(
     database_url: str, *, times: FleetTimes | None = None, ends_sound: bool = True, **options: Any
-) -> AsyncIterator[World]:
+) -> AsyncIterator[PostgresWorld]:
     """Ends with `verify`: whatever the test did through the queue, the database is sound."""
     times = times or FleetTimes()
     queue = PostgresRunQueue(database_url, application_name="test", times=times, **options)
     await queue.open()
+    engine = open_engine(database_url, application_name="test")
     connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row)
     try:
-        yield World(database_url, queue, connection, times)
+        peek = PostgresPeek(database_url, connection)
+        yield PostgresWorld(queue, SqlSessionStore(engine), peek, times, url=database_url, connection=connection)
     finally:
         await connection.close()
+        await engine.dispose()
         await queue.close()
     if ends_sound:
         report = await verify_database(database_url)

@@ -8,6 +8,7 @@ back in the form in which a database would give it.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
@@ -41,13 +42,18 @@ Undo = Callable[[], None]
 
 
 class MemoryRecords:
-    """Safe to share between tasks and threads."""
+    """
+    Safe to share between tasks and threads.
+
+    Every call lets other tasks go first, as any store would: a loop that asks only this one must not hold them up.
+    """
 
     def __init__(self) -> None:
         self._turn = threading.Lock()
         self._tables = {name: _EventTable(rule) if name == "events" else _Table(rule) for name, rule in TABLES.items()}
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
+        await asyncio.sleep(0)
         with self._turn:
             transaction = MemoryTransaction(self._tables)
             try:
@@ -57,6 +63,7 @@ class MemoryRecords:
                 raise
 
     async def read(self, work: Callable[[MemoryTransaction], T]) -> T:
+        await asyncio.sleep(0)
         with self._turn:
             return work(MemoryTransaction(self._tables))
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import sqlite3
+from datetime import timedelta
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -11,12 +15,15 @@ import sqlalchemy as sa
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import TERMINAL_EVENTS
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
-from asm_core.stores.sql.engine import sqlalchemy_url
+from asm_core.ports.store import EventFilter
+from asm_core.stores.local.records import TABLES
+from asm_core.stores.sql.engine import sqlalchemy_url, sqlite_url
 from asm_core.stores.sql.migrate import head, migrate, revision_of
 from asm_core.stores.sql.tables import metadata
 from asm_core.stores.sql.verify import verify_database
-from tests.builders import an_outcome, open_world
+from tests.builders import NOW, an_outcome, open_sqlite_world, open_world
 
+NOW_AND_A_BIT = NOW + timedelta(microseconds=1)
 FUNCTIONS = "SELECT proname, prosrc FROM pg_proc WHERE proname LIKE 'asm\\_%' ORDER BY 1"
 
 
@@ -89,24 +96,44 @@ async def test_the_records_survive_the_way_down_and_up(database_url: str) -> Non
         await world.queue.finish(await world.running(), an_outcome())
 
 
-def test_the_model_has_the_columns_of_the_database(database_url: str) -> None:
+@pytest.mark.parametrize("kind", ["postgres", "sqlite"])
+def test_the_model_has_the_columns_of_the_database(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     """Queries are written against `tables.py`; a column that one side lacks is a failure at night."""
-    engine = sa.create_engine(sqlalchemy_url(database_url))
-    inspector = sa.inspect(engine)
-    for table in metadata.tables.values():
-        found = {column["name"]: column for column in inspector.get_columns(table.name)}
-        assert set(found) == set(table.columns.keys()), table.name
-        for column in table.columns:
-            actual = found[column.name]
-            assert actual["nullable"] == column.nullable, f"{table.name}.{column.name}"
-            expected = column.type.dialect_impl(engine.dialect)
-            expected = expected.impl_instance if isinstance(expected, sa.types.TypeDecorator) else expected
-            assert isinstance(actual["type"], type(expected).__mro__[1]) or str(actual["type"]) == str(
-                column.type.compile(engine.dialect)
-            ), f"{table.name}.{column.name}: {actual['type']!r}"
-        key = inspector.get_pk_constraint(table.name)["constrained_columns"]
-        assert set(key) == {column.name for column in table.primary_key}, table.name
-    engine.dispose()
+    url = request.getfixturevalue("database_url") if kind == "postgres" else sqlite_url(tmp_path / "asm.db")
+    if kind == "sqlite":
+        migrate(url)
+    engine = sa.create_engine(sqlalchemy_url(url))
+    try:
+        for table in metadata.tables.values():
+            assert_same(table, sa.inspect(engine), engine.dialect)
+    finally:
+        engine.dispose()
+
+
+def assert_same(table: sa.Table, inspector: sa.Inspector, dialect: sa.Dialect) -> None:
+    found = {column["name"]: column for column in inspector.get_columns(table.name)}
+    assert set(found) == set(table.columns.keys()), table.name
+    for column in table.columns:
+        actual = found[column.name]
+        assert actual["nullable"] == column.nullable, f"{table.name}.{column.name}"
+        expected = column.type.dialect_impl(dialect)
+        if isinstance(expected, sa.types.TypeDecorator):
+            expected = expected.impl_instance
+        assert isinstance(actual["type"], type(expected).__mro__[1]) or str(actual["type"]) == str(
+            column.type.compile(dialect)
+        ), f"{table.name}.{column.name}: {actual['type']!r}"
+    key = inspector.get_pk_constraint(table.name)["constrained_columns"]
+    assert set(key) == {column.name for column in table.primary_key}, table.name
+
+
+def test_a_row_of_the_local_queue_has_the_columns_of_the_model() -> None:
+    """`TABLES` says what every store must keep; SQLite and Postgres keep what `tables.py` says."""
+    for name, rule in TABLES.items():
+        table = metadata.tables[f"asm_{name}"]
+        assert {*rule.key, *rule.required, *rule.defaults} == set(table.columns.keys()), name
+        assert set(rule.key) == {column.name for column in table.primary_key}, name
+        unset = {column for column, value in rule.defaults.items() if value is None}
+        assert unset == {column.name for column in table.columns if column.nullable} - {*rule.required}, name
 
 
 def test_the_checks_of_the_database_know_every_status(database_url: str) -> None:
@@ -139,3 +166,83 @@ def test_a_database_that_cannot_be_reached_is_said_so() -> None:
         migrate("postgresql://nobody:secret@127.0.0.1:1/none")
     assert caught.value.code is ErrorCode.STORAGE_CONNECTION_FAILED
     assert "secret" not in str(caught.value.to_map())
+
+
+# SQLite
+
+
+FILLED = {
+    "asm_sessions": {
+        "id": "ses_1", "agent_id": "a", "status": "active", "tags": '["x"]', "metadata": '{"k": {"n": 1}}',
+        "created_at": "2025-06-01T12:00:00.000001Z", "updated_at": "2025-06-01T12:00:00.000001Z",
+    },
+    "asm_runs": {
+        "id": "run_1", "session_id": "ses_1", "status": "completed", "output": '{"content": "x"}',
+        "created_at": "2025-06-01T12:00:01.000000Z", "started_at": "2025-06-01T12:00:02.000000Z",
+    },
+    "asm_events": {
+        "id": "evt_1", "type": "run_completed", "timestamp": "2025-06-01T12:00:03.000000Z", "session_id": "ses_1",
+        "run_id": "run_1", "sequence_number": 1, "data": '{"content": "x"}',
+    },
+    "asm_session_sequences": {"session_id": "ses_1", "last_sequence": 1},
+}  # fmt: skip
+"""Rows as a database of the first revision holds them."""
+
+
+def fill(path: Path) -> None:
+    with sqlite3.connect(path) as connection:
+        for table, row in FILLED.items():
+            names, marks = ", ".join(row), ", ".join("?" * len(row))
+            connection.execute(f"INSERT INTO {table} ({names}) VALUES ({marks})", list(row.values()))
+    connection.close()
+
+
+async def test_a_filled_file_of_the_first_revision_comes_to_the_head(tmp_path: Path) -> None:
+    """Checks 89, 90: what is there is read as before, and the queue works with it."""
+    path = tmp_path / "asm.db"
+    url = sqlite_url(path)
+    assert await asyncio.to_thread(migrate, url, "asm_0001") == "asm_0001"
+    fill(path)
+    assert await asyncio.to_thread(migrate, url) == head()
+    async with open_sqlite_world(path) as world:
+        session, run = await world.store.get_session("ses_1", "default"), await world.store.get_run("run_1", "default")
+        assert (session.metadata, list(session.tags), session.created_at) == ({"k": {"n": 1}}, ["x"], NOW_AND_A_BIT)
+        assert (run.status, run.output, run.options) == (RunStatus.COMPLETED, {"content": "x"}, None)
+        [frame] = await world.store.get_events("ses_1", "default", EventFilter(), 10)
+        assert json.loads(frame.body)["data"] == {"content": "x"}
+        lease = await world.running(session_id="ses_1")
+        assert [event.sequence_number for event in await world.append(lease)] == [2]
+        await world.queue.finish(lease, an_outcome())
+
+
+def test_a_file_goes_down_and_up_again(tmp_path: Path) -> None:
+    """Check 83."""
+    path = tmp_path / "asm.db"
+
+    def schema() -> set[str]:
+        with sqlite3.connect(path) as connection:
+            rows = connection.execute("SELECT type || ' ' || name FROM sqlite_master").fetchall()
+        connection.close()
+        return {row[0] for row in rows}
+
+    migrate(sqlite_url(path))
+    before = schema()
+    for target in ("asm_0002", "asm_0001", "base"):
+        assert migrate(sqlite_url(path), target) == ("" if target == "base" else target)
+    assert {name for name in schema() if "alembic" not in name} == set()
+    assert migrate(sqlite_url(path)) == head()
+    assert schema() == before
+
+
+async def test_many_processes_may_migrate_one_file_at_once(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "asm.db")
+    assert await asyncio.gather(*(asyncio.to_thread(migrate, url) for _ in range(4))) == [head()] * 4
+
+
+async def test_a_file_that_was_never_migrated_is_said_so(tmp_path: Path) -> None:
+    """Check 81: the message names the command."""
+    async with open_sqlite_world(tmp_path / "empty.db", ends_sound=False) as world:
+        for step in (world.store.get_run("run_1", "default"), world.session()):
+            with pytest.raises(AsmError, match="asm migrate") as caught:
+                await step
+            assert caught.value.code is ErrorCode.MIGRATION_REQUIRED

@@ -37,7 +37,7 @@ from asm_core.stores.sql import query as sql_query
 from asm_core.stores.sql.dialect import PostgresDialect
 from asm_core.stores.sql.engine import open_engine, sqlalchemy_url
 from asm_core.stores.sql.query import SqlQueryAPI
-from asm_core.stores.sql.transactions import connected, snapshot
+from asm_core.stores.sql.transactions import snapshot
 from tests.builders import NOW, World, an_outcome
 
 TENANT = "default"
@@ -628,7 +628,7 @@ async def test_a_snapshot_cannot_write(engine: AsyncEngine, world: World) -> Non
     async with snapshot(engine) as connection:
         for name, value in (("transaction_isolation", "repeatable read"), ("transaction_read_only", "on")):
             assert await connection.scalar(sa.text(f"SHOW {name}")) == value
-    async with connected(engine) as connection:
+    async with engine.connect() as connection:
         assert await connection.scalar(sa.text("SHOW transaction_read_only")) == "off"
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -23,7 +24,7 @@ class Given:
 @dataclass(frozen=True, slots=True)
 class Refused:
     reason: Any
-    wake: list[str] = field(default_factory=list)
+    wake: Sequence[str] = ()
     session_status: str | None = None
 
 

@@ -34,7 +34,7 @@ from asm_core.stores.sql.tables import (
     session_sequences,
     sessions,
 )
-from asm_core.stores.sql.transactions import connected, fetch, snapshot, writing
+from asm_core.stores.sql.transactions import fetch, snapshot, with_connection, writing
 
 log = logging.getLogger(__name__)
 
@@ -145,8 +145,8 @@ class SqlMaintenance:
             yield
 
     async def _now(self) -> datetime:
-        async with connected(self._engine) as connection:
-            return parse_datetime(await connection.scalar(sa.select(self._dialect.now())))
+        query = sa.select(self._dialect.now())
+        return parse_datetime(await with_connection(self._engine, lambda connection: connection.scalar(query)))
 
     async def _soft_delete(self, policy: RetentionPolicy, tenant_id: str, now: datetime) -> Step:
         expired = _expired(policy, now)
@@ -185,12 +185,15 @@ class SqlMaintenance:
         after = ""
         while True:
             query = sa.select(sessions.c.id).where(sessions.c.tenant_id == tenant_id, sessions.c.id > after)
-            async with connected(self._engine) as connection:
-                rows = await fetch(connection, query.where(*conditions).order_by(sessions.c.id).limit(size))
+            query = query.where(*conditions).order_by(sessions.c.id).limit(size)
+            rows = await self._all(query)
             if not rows:
                 return
             yield [row["id"] for row in rows]
             after = rows[-1]["id"]
+
+    async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
     async def _delete_session(self, session_id: str, tenant_id: str, *conditions: Condition) -> list[str] | None:
         """The keys of its artifacts; None when it is not to be deleted after all."""

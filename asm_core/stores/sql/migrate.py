@@ -76,6 +76,7 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
             yield connection
         return
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:  # BEGIN and COMMIT are ours
+        connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # stays with the file
         connection.exec_driver_sql("BEGIN IMMEDIATE")
         yield connection
         connection.exec_driver_sql("COMMIT")

@@ -24,7 +24,7 @@ from asm_core.ports.query import Step
 from asm_core.stores.sql.dialect import Dialect
 from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
 from asm_core.stores.sql.tables import events, session_sequences, sessions
-from asm_core.stores.sql.transactions import connected, fetch, writing
+from asm_core.stores.sql.transactions import fetch, with_connection, writing
 from asm_core.wire import dumps
 
 STORED = session_sequences.c.last_sequence - session_sequences.c.pruned_count
@@ -193,8 +193,7 @@ class Pruning:
         )
 
     async def _read(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        async with connected(self._engine) as connection:
-            return await fetch(connection, query)
+        return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
 
 def _by_session(rows: Sequence[dict[str, Any]]) -> list[tuple[str, list[int]]]:

@@ -52,7 +52,7 @@ from asm_core.stores.sql.tables import (
     runs,
     sessions,
 )
-from asm_core.stores.sql.transactions import connected, fetch, first, pages, snapshot
+from asm_core.stores.sql.transactions import fetch, first, pages, snapshot, with_connection
 from asm_core.wire import dumps
 
 EXPORT_PAGE = 1_000
@@ -107,9 +107,8 @@ class SqlQueryAPI:
     async def search_sessions(self, tenant_id: str, where: SessionSearch) -> Found[Session]:
         pager = session_pager(tenant_id, where)
         query = sessions_query(tenant_id, where, self._dialect)
-        async with connected(self._engine) as connection:
-            cut = pager.cut(await fetch(connection, pager.apply(query)))
-            total = await connection.scalar(total_query(query)) if where.include_total else None
+        cut = pager.cut(await self._all(pager.apply(query)))
+        total = await self._scalar(total_query(query)) if where.include_total else None
         items = [session_of(row) for row in cut.rows]
         return Found(items=items, cursor=cut.cursor, has_more=cut.has_more, total_count=total)
 
@@ -122,31 +121,26 @@ class SqlQueryAPI:
 
     async def search_runs(self, tenant_id: str, where: RunSearch) -> Found[Run]:
         pager = run_pager(tenant_id, where, self._dialect)
-        async with connected(self._engine) as connection:
-            cut = pager.cut(await fetch(connection, pager.apply(runs_query(tenant_id, where, self._dialect))))
+        cut = pager.cut(await self._all(pager.apply(runs_query(tenant_id, where, self._dialect))))
         return Found(items=[run_of(row) for row in cut.rows], cursor=cut.cursor, has_more=cut.has_more)
 
     async def get_usage_summary(self, tenant_id: str, where: UsageSearch) -> UsageSummary:
-        async with connected(self._engine) as connection:
-            return _usage(await fetch(connection, usage_query(tenant_id, where, self._dialect)))
+        return _usage(await self._all(usage_query(tenant_id, where, self._dialect)))
 
     async def get_cost_summary(
         self, tenant_id: str, where: UsageSearch, *, price_of: PriceOf | None = None
     ) -> CostSummary:
-        async with connected(self._engine) as connection:
-            groups = await fetch(connection, cost_query(tenant_id, where, self._dialect))
+        groups = await self._all(cost_query(tenant_id, where, self._dialect))
         return _costs(groups, price_of or self._price_of)
 
     async def search_events(self, tenant_id: str, where: EventSearch) -> Found[EventFrame]:
         pager = event_pager(tenant_id, where)
-        async with connected(self._engine) as connection:
-            cut = pager.cut(await fetch(connection, pager.apply(events_query(tenant_id, where))))
+        cut = pager.cut(await self._all(pager.apply(events_query(tenant_id, where))))
         return Found(items=[frame_of(row) for row in cut.rows], cursor=cut.cursor, has_more=cut.has_more)
 
     async def count_events(self, tenant_id: str, where: EventSearch) -> int:
         query = sa.select(sa.func.count()).select_from(events).where(*_event_conditions(tenant_id, where))
-        async with connected(self._engine) as connection:
-            return await connection.scalar(query) or 0
+        return await self._scalar(query) or 0
 
     async def export_session(
         self, session_id: str, tenant_id: str, *, include_artifacts: bool = False
@@ -181,6 +175,12 @@ class SqlQueryAPI:
             if include_artifacts:
                 async for page in export.artifacts():
                     yield _lines("artifact", (dumps(_artifact_map(row)) for row in page))
+
+    async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        return await with_connection(self._engine, lambda connection: fetch(connection, query))
+
+    async def _scalar(self, query: sa.Select[int]) -> int | None:
+        return await with_connection(self._engine, lambda connection: connection.scalar(query))
 
 
 def session_pager(tenant_id: str, where: SessionSearch) -> Pager:

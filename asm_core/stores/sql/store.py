@@ -35,7 +35,7 @@ from asm_core.stores.sql.tables import (
     sessions,
     workers,
 )
-from asm_core.stores.sql.transactions import connected, fetch, first, in_transaction
+from asm_core.stores.sql.transactions import fetch, first, in_transaction, with_connection
 
 _SESSION_ORDER = PageOrder("session", "created_at_desc", sessions.c.created_at, sessions.c.id, True, parse_datetime)
 _RUN_ORDER = PageOrder("run", "created_at_desc", runs.c.created_at, runs.c.id, True, parse_datetime)
@@ -89,24 +89,28 @@ class SqlSessionStore:
         return {row["session_id"]: row["last_sequence"] for row in rows}
 
     async def queue_status(self, session_id: str, tenant_id: str) -> QueueStatus:
-        async with connected(self._engine) as connection:
-            # runs first, then the counter: who finds no run left is told a number not before its terminal event
-            active = await connection.execute(
-                sa.select(runs.c.id, runs.c.status, runs.c.created_at, self._dialect.now().label("now"))
-                .where(runs.c.session_id == session_id)
-                .where(sa.or_(IS_QUEUED, runs.c.status.in_(("running", "awaiting_approval"))))
-                .order_by(runs.c.submit_seq)
-            )
-            found = [dict(run) for run in active.mappings()]
-            row = await first(
-                connection,
-                sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
-                .select_from(SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
-                .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
-            )
-            if row is None:
-                raise refusals.no_session(session_id)
-        return _queue_status(session_id, row, found)
+        return await with_connection(
+            self._engine, lambda connection: self._queue_status(connection, session_id, tenant_id)
+        )
+
+    async def _queue_status(self, connection: AsyncConnection, session_id: str, tenant_id: str) -> QueueStatus:
+        # runs first, then the counter: who finds no run left is told a number not before its terminal event
+        active = await fetch(
+            connection,
+            sa.select(runs.c.id, runs.c.status, runs.c.created_at, self._dialect.now().label("now"))
+            .where(runs.c.session_id == session_id)
+            .where(sa.or_(IS_QUEUED, runs.c.status.in_(("running", "awaiting_approval"))))
+            .order_by(runs.c.submit_seq),
+        )
+        row = await first(
+            connection,
+            sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
+            .select_from(SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
+            .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
+        )
+        if row is None:
+            raise refusals.no_session(session_id)
+        return _queue_status(session_id, row, active)
 
     async def list_sessions(
         self,
@@ -152,25 +156,21 @@ class SqlSessionStore:
         return Page([run_of(row) for row in rows], following)
 
     async def stats(self, tenant_id: str) -> FleetStats:
-        async with connected(self._engine) as connection:
-            session_counts = await _counts(connection, sessions, tenant_id)
-            run_counts = await _counts(connection, runs, tenant_id)
-            kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
-            stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0))
-            event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
-            held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
-            alive = sa.select(
-                workers.c.id,
-                workers.c.hostname,
-                workers.c.pid,
-                workers.c.slots,
-                workers.c.draining,
-                held.label("in_flight"),
-            ).where(workers.c.lost_at.is_(None))
-            fleet = [dict(row) for row in (await connection.execute(alive.order_by(workers.c.id))).mappings()]
-            waiting = sa.select(sa.func.min(runs.c.created_at), self._dialect.now())
-            waiting = waiting.where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
-            oldest, now = (await connection.execute(waiting)).one()
+        return await with_connection(self._engine, lambda connection: self._stats(connection, tenant_id))
+
+    async def _stats(self, connection: AsyncConnection, tenant_id: str) -> FleetStats:
+        session_counts = await _counts(connection, sessions, tenant_id)
+        run_counts = await _counts(connection, runs, tenant_id)
+        kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
+        stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0))
+        event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
+        held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
+        told = (workers.c[name] for name in ("id", "hostname", "pid", "slots", "draining"))
+        alive = sa.select(*told, held.label("in_flight")).where(workers.c.lost_at.is_(None))
+        fleet = await fetch(connection, alive.order_by(workers.c.id))
+        waiting = sa.select(sa.func.min(runs.c.created_at), self._dialect.now())
+        waiting = waiting.where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
+        oldest, now = (await connection.execute(waiting)).one()
         return FleetStats(
             sessions=session_counts,
             runs=run_counts,
@@ -183,8 +183,8 @@ class SqlSessionStore:
 
     async def ping(self) -> str:
         """The schema's revision. Raises `storage_connection_failed`, `migration_required`."""
-        async with connected(self._engine) as connection:
-            return str(await connection.scalar(sa.text("SELECT version_num FROM asm_alembic_version")))
+        query = sa.text("SELECT version_num FROM asm_alembic_version")
+        return str(await with_connection(self._engine, lambda connection: connection.scalar(query)))
 
     async def _page(self, query: sa.Select[Any], pager: Pager) -> tuple[Sequence[Mapping[str, Any]], str | None]:
         """The rows, and the cursor when there are more."""
@@ -192,12 +192,10 @@ class SqlSessionStore:
         return cut.rows, cut.cursor if cut.has_more else None
 
     async def _one(self, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-        async with connected(self._engine) as connection:
-            return await first(connection, query)
+        return await with_connection(self._engine, lambda connection: first(connection, query))
 
     async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
-        async with connected(self._engine) as connection:
-            return await fetch(connection, query)
+        return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
     # Writing
 

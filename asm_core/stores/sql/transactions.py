@@ -3,14 +3,15 @@ Statements and write transactions on either kind of database; foreign errors tur
 
 Postgres takes locks as a transaction meets its rows. SQLite knows one writer at a time: in this process writers line up
 before they begin (its own waiting is by sleeping), and BEGIN IMMEDIATE takes the write lock before anything is read, so
-that a transaction never has to be given up half-way.
+that a transaction never has to be given up half-way. A caller who is cancelled waits for the end of what he has begun
+there: a statement runs on in its thread, and a connection that was left in the midst of one would keep the file locked.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -34,37 +35,48 @@ _BUSY = ("40001", "40P01")
 _UNMIGRATED = ("42P01", "42703", "42883")
 
 T = TypeVar("T")
+Work = Callable[[AsyncConnection], Awaitable[T]]
 
 _turns: WeakKeyDictionary[sa.Engine, asyncio.Lock] = WeakKeyDictionary()
 
 
-@asynccontextmanager
-async def connected(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+async def with_connection(engine: AsyncEngine, work: Work[T]) -> T:
     """
-    A connection on which every statement commits by itself.
+    Statements that each commit by themselves.
 
     Raises:
         AsmError: `storage_connection_failed`, `migration_required`, `validation_error`, `query_error`.
     """
-    with mapped_errors():
-        async with asyncio.timeout(ANSWER_TIMEOUT_S), engine.connect() as connection:
-            yield connection
+
+    async def run() -> T:
+        async with engine.connect() as connection:
+            return await work(connection)
+
+    return await _bounded(engine, run)
 
 
-async def in_transaction(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+async def in_transaction(engine: AsyncEngine, work: Work[T]) -> T:
     """
     All of `work` or nothing; again from the start where the database asks for it (busy, deadlock).
 
-    A caller that is cancelled waits for its end: a statement that is cut off leaves a connection in no known state.
-
-    Raises as `connected`, and whatever `work` raises.
+    Raises as `with_connection`, and whatever `work` raises.
     """
-    under_way = asyncio.create_task(_to_its_end(engine, work))
-    try:
-        return await asyncio.shield(under_way)
-    except asyncio.CancelledError:
-        await asyncio.gather(under_way, return_exceptions=True)
-        raise
+    begun = _begun_on_sqlite if engine.dialect.name == "sqlite" else _begun_on_postgres
+    clock = asyncio.get_running_loop().time
+    give_up_at = clock() + ANSWER_TIMEOUT_S
+
+    async def run() -> T:
+        for tries_left in reversed(range(MAX_TRIES)):
+            try:
+                async with begun(engine) as connection:
+                    return await work(connection)
+            except sa.exc.DBAPIError as cause:
+                if not tries_left or clock() > give_up_at or not _is_busy(cause):
+                    raise
+            await asyncio.sleep(RETRY_AFTER_S * (1 + random.random()))
+        raise AssertionError("unreachable")
+
+    return await _bounded(engine, run)
 
 
 @asynccontextmanager
@@ -74,7 +86,7 @@ async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     was committed before it, and waiting for the locks of others is bounded.
 
     Raises:
-        AsmError: as `connected`, with `maintenance_error` instead of `query_error`.
+        AsmError: as `with_connection`, with `maintenance_error` instead of `query_error`.
     """
     is_sqlite = engine.dialect.name == "sqlite"
     with mapped_errors(ErrorCode.MAINTENANCE_ERROR):
@@ -90,7 +102,7 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     One transaction for reading: all its queries see the same state, and nothing of it is kept. It may last; each query
     is bounded (`fetch`).
 
-    Raises as `connected`.
+    Raises as `with_connection`.
     """
     with mapped_errors():
         async with engine.connect() as connection:
@@ -130,19 +142,24 @@ async def pages(
             yield [dict(row) for row in page]
 
 
-async def _to_its_end(engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
-    begun = _begun_on_sqlite if engine.dialect.name == "sqlite" else _begun_on_postgres
+async def _bounded(engine: AsyncEngine, run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     with mapped_errors():
+        if engine.dialect.name == "sqlite":
+            return await _undisturbed(run())
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            for tries_left in reversed(range(MAX_TRIES)):
-                try:
-                    async with begun(engine) as connection:
-                        return await work(connection)
-                except sa.exc.DBAPIError as cause:
-                    if not tries_left or not _is_busy(cause):
-                        raise
-                await asyncio.sleep(RETRY_AFTER_S * (1 + random.random()))
-    raise AssertionError("unreachable")
+            return await run()
+
+
+async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
+    """To its end, also when the caller is cancelled meanwhile; then the cancellation goes on."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()  # nobody is left to hear of it
+        raise
 
 
 @asynccontextmanager

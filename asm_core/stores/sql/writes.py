@@ -70,7 +70,7 @@ async def _replace(
     changes = {name: insert.excluded[name] for name in row if name not in (key, "tenant_id")}
     is_mine = table.c.tenant_id == row["tenant_id"]
     statement = insert.on_conflict_do_update(index_elements=[key], set_=changes, where=sa.and_(is_mine, *conditions))
-    return bool((await connection.execute(statement)).rowcount)
+    return (await connection.execute(statement.returning(table.c[key]))).first() is not None
 
 
 async def append(connection: AsyncConnection, dialect: Dialect, rows: Sequence[Row], tenant_id: str) -> list[Event]:

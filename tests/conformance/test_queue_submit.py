@@ -30,7 +30,7 @@ async def test_a_submitted_run_is_stored_as_asked(world: World) -> None:
     assert (row["status"], row["input"], row["metadata"]) == ("pending", {"prompt": "x"}, {"k": 1})
     assert (row["provider"], row["options"]["timeout_ms"], row["attempt"], row["claims"]) == ("scripted", 5, 0, 0)
     assert (row["queue_deadline_at"] - row["created_at"]).total_seconds() == 60
-    assert await world.value("SELECT action FROM asm_audit_log WHERE run_id = %s", submitted.run_id) == "run.submitted"
+    assert (await world.row("audit_log", run_id=submitted.run_id))["action"] == "run.submitted"
 
 
 async def test_places_in_the_queue_follow_the_submits(world: World) -> None:
@@ -71,8 +71,8 @@ async def test_the_bound_counts_queued_and_running_runs(world: World, running: i
     assert error.details["queued"] == 3 - running
     assert error.details["in_flight"] == running
     assert error.details["retry_after_s"] == 1
-    assert await world.value("SELECT count(*) FROM asm_runs") == 3
-    assert await world.value("SELECT count(*) FROM asm_idempotency_keys") == 0, "the key is free for another try"
+    assert await world.how_many("runs") == 3
+    assert await world.how_many("idempotency_keys") == 0, "the key is free for another try"
 
 
 async def test_a_queue_without_room_takes_what_can_run_at_once(world: World) -> None:
@@ -128,15 +128,15 @@ async def test_a_submit_repeated_after_an_unknown_commit_is_one_run(world: World
     again = await world.queue.submit(submission)
     assert again == first
     assert (first.replayed, first.position, first.wake) == (False, 1, [session_id])
-    assert await world.value("SELECT count(*) FROM asm_runs") == 1
+    assert await world.how_many("runs") == 1
 
 
-async def test_a_value_that_postgres_refuses_is_the_callers_fault(world: World) -> None:
+async def test_a_value_that_no_store_can_keep_is_the_callers_fault(world: World) -> None:
     """NUL in text is no server error; and nothing is left behind."""
     session_id = await world.session()
     error = await refused(world, session_id, input={"prompt": "a\x00b"}, idempotency_key="k")
     assert error.code is ErrorCode.VALIDATION_ERROR
-    assert await world.value("SELECT count(*) FROM asm_runs") == 0
+    assert await world.how_many("runs") == 0
     assert (await world.submit(session_id, idempotency_key="k")).position == 1
 
 
@@ -169,7 +169,7 @@ async def test_a_one_shot_ends_its_session(world: World, status: RunStatus, beco
     error = AsmError(ErrorCode.PROVIDER_ERROR, "no") if status is RunStatus.FAILED else None
     finished = await world.queue.finish(lease, an_outcome(status, error=error))
     assert [frame.type for frame in finished.events] == [f"run_{status}", f"session_{becomes}"]
-    assert await world.value("SELECT status FROM asm_sessions WHERE id = %s", session.id) == becomes
+    assert (await world.row("sessions", id=session.id))["status"] == becomes
     if becomes == "failed":
         data = json.loads(finished.events[1].body)["data"]
         assert (data.get("error_code"), "token_usage" in data) == (error and "provider_error", False)
@@ -217,7 +217,7 @@ async def test_the_key_of_a_one_shot_gives_the_same_run_and_session(world: World
     first = await one_shot(world, idempotency_key="k")
     again = await one_shot(world, idempotency_key="k")
     assert again == first
-    assert await world.value("SELECT count(*) FROM asm_sessions") == 1
+    assert await world.how_many("sessions") == 1
 
 
 async def test_a_one_shot_repeated_after_an_unknown_commit_is_one(world: World) -> None:
@@ -243,8 +243,8 @@ async def test_sixteen_submits_with_one_key_are_one_run(world: World, bring_sess
     answers = await asyncio.gather(*(world.queue.submit(submission()) for _ in range(16)))
     assert len({answer.run_id for answer in answers}) == len({answer.session_id for answer in answers}) == 1
     assert Counter(answer.replayed for answer in answers) == {False: 1, True: 15}
-    assert await world.value("SELECT count(*) FROM asm_runs") == 1
-    assert await world.value("SELECT count(*) FROM asm_sessions") == 1 + bring_session
+    assert await world.how_many("runs") == 1
+    assert await world.how_many("sessions") == 1 + bring_session
 
 
 async def test_the_bound_is_exact_under_fifty_submits_at_once(world: World) -> None:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import psycopg
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import TERMINAL_EVENTS, EventType
-from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
+from asm_core.domain.lifecycle import RunStatus
 from asm_core.ports.queue import Finished
 from tests.builders import HANDED_BACK, RETRY, World, a_lease, an_outcome
 
@@ -50,7 +49,7 @@ async def test_a_run_ends_with_its_row_and_its_one_event(
     assert (data["token_usage"], data["cost_usd"]) == ({"input_tokens": 20, "output_tokens": 4}, 0.25)
     assert data.get("error_code") == (str(error.code) if error else None)
     assert data.get("error_message") == (error.message if error else None)
-    assert await world.value("SELECT count(*) FROM asm_run_leases") == 0
+    assert await world.how_many("run_leases") == 0
 
 
 async def test_usage_counts_over_all_attempts(world: World) -> None:
@@ -102,7 +101,7 @@ async def test_the_provider_handle_is_kept_on_the_session(world: World) -> None:
         lease = await world.running(session_id=session_id, worker_id=worker_id, options={"provider": provider})
         await world.queue.finish(lease, an_outcome(provider_metadata=metadata))
         assert (await world.run_row(lease.run_id))["provider_metadata"] == metadata
-    assert await world.value("SELECT metadata FROM asm_sessions WHERE id = %s", session_id) == {
+    assert (await world.row("sessions", id=session_id))["metadata"] == {
         "mine": 1,
         "provider_sessions": {
             "claude": {"provider_session_id": "c2", "model": "m"}, "codex": {"provider_session_id": "x1"},
@@ -155,18 +154,6 @@ async def test_a_zombie_whose_run_was_failed_learns_how_it_ended(world: World) -
     finished = await world.queue.finish(lease, an_outcome())
     assert finished.status is RunStatus.FAILED
     assert await world.event_types(run_id=lease.run_id) == ["run_failed"]
-
-
-@pytest.mark.parametrize("status", sorted(TERMINAL_RUNS))
-async def test_a_terminal_status_is_written_once(world: World, status: RunStatus) -> None:
-    """Also against a raw UPDATE: the trigger is the backstop; other columns may still be mended."""
-    lease = await world.running()
-    await world.queue.finish(lease, an_outcome(status))
-    for other in RunStatus:
-        if other is not status:
-            with pytest.raises(psycopg.Error, match="is final"):
-                await world.sql("UPDATE asm_runs SET status = %s WHERE id = %s", other, lease.run_id)
-    await world.sql("UPDATE asm_runs SET metadata = '{}' WHERE id = %s", lease.run_id)
 
 
 # Handing back
@@ -231,7 +218,7 @@ async def test_a_requested_cancel_is_honoured_when_a_run_comes_back(world: World
 async def test_a_run_past_its_deadline_does_not_start_again(world: World) -> None:
     """Nothing re-arms the time limit."""
     lease = await world.running(options=RETRY)
-    await world.sql("UPDATE asm_runs SET deadline_at = clock_timestamp() WHERE id = %s", lease.run_id)
+    await world.change("runs", {"id": lease.run_id}, deadline_at=await world.peek.now())
     finished = await world.queue.finish(lease, HANDED_BACK)
     assert (finished.status, data_of(finished)["error_code"]) == (RunStatus.TIMEOUT, "timeout")
 

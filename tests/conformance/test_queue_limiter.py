@@ -11,13 +11,14 @@ import pytest
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import SessionVerb
 from asm_core.ports.queue import Claimed, NotClaimed
-from tests.builders import World, an_outcome, open_world
+from tests.builders import World, an_outcome
+from tests.conformance.conftest import OpenWorld
 
 
 @pytest.fixture
-async def limited(database_url: str) -> AsyncIterator[World]:
+async def limited(open_any: OpenWorld) -> AsyncIterator[World]:
     """Every session falls under `fleet`, which lets one run through at a time."""
-    async with open_world(database_url, limiter="fleet") as world:
+    async with open_any(limiter="fleet") as world:
         await world.queue.set_limiter("fleet", 1)
         yield world
 
@@ -32,8 +33,7 @@ async def waiting_sessions(world: World, worker_id: str, how_many: int) -> list[
 
 
 async def is_waiting(world: World, session_id: str) -> bool:
-    query = "SELECT limiter_waiting_since IS NOT NULL FROM asm_session_runtime WHERE session_id = %s"
-    return bool(await world.value(query, session_id))
+    return (await world.row("session_runtime", session_id=session_id))["limiter_waiting_since"] is not None
 
 
 async def end(world: World, lease: Lease) -> list[str]:
@@ -98,7 +98,7 @@ async def test_a_wakeup_spent_on_an_empty_session_is_handed_on(limited: World) -
     lease = await limited.running(worker_id=worker_id)
     first, second = await waiting_sessions(limited, worker_id, 2)
     assert await end(limited, lease) == [first]
-    run_id = await limited.value("SELECT id FROM asm_runs WHERE session_id = %s", first)
+    run_id = (await limited.row("runs", session_id=first))["id"]
     await limited.queue.request_cancel(run_id, "default", "cancel")
     assert await limited.queue.claim(first, worker_id) == NotClaimed("empty", [second])
 
@@ -127,18 +127,6 @@ async def test_a_session_that_was_paused_while_it_waited_is_woken_when_it_resume
     await limited.claim(waiting, worker_id)
 
 
-async def test_a_submit_to_a_waiting_session_finds_a_slot_that_came_free(limited: World) -> None:
-    """Its mark may be out of date: the one who freed the slot may have passed by while the session was locked."""
-    worker_id = await limited.worker()
-    lease = await limited.running(worker_id=worker_id)
-    [waiting] = await waiting_sessions(limited, worker_id, 1)
-    assert (await limited.submit(waiting)).wake == [], "the cap is reached"
-    async with limited.connection.transaction():
-        await limited.sql("SELECT 1 FROM asm_session_runtime WHERE session_id = %s FOR UPDATE", waiting)
-        assert await end(limited, lease) == [], "locked: passed over, not waited for"
-    assert (await limited.submit(waiting)).wake == [waiting]
-
-
 async def test_a_claim_that_finds_the_cap_reached_and_a_finish_do_not_miss_each_other(limited: World) -> None:
     """The claim counts the lease that the finish is deleting; its mark must be seen, or else its count must be new."""
     worker_id = await limited.worker()
@@ -155,22 +143,8 @@ async def test_a_claim_that_finds_the_cap_reached_and_a_finish_do_not_miss_each_
             assert finished == [session_id], "the slot is free and somebody waits for it"
 
 
-async def test_a_finish_waits_for_a_claim_that_is_finding_the_cap_reached(limited: World) -> None:
-    """The race of the test above, held still."""
-    worker_id = await limited.worker()
-    lease = await limited.running(worker_id=worker_id)
-    waiting = await limited.session()
-    await limited.submit(waiting)
-    async with limited.connection.transaction():
-        assert await limited.value("SELECT asm_claim(%s, %s)->>'reason'", waiting, worker_id) == "limited"
-        finish = asyncio.create_task(end(limited, lease))
-        done, _ = await asyncio.wait({finish}, timeout=0.2)
-        assert not done
-    assert await finish == [waiting]
-
-
-async def test_a_limiter_that_is_not_there_limits_nothing(database_url: str) -> None:
-    async with open_world(database_url, limiter="unset") as world:
+async def test_a_limiter_that_is_not_there_limits_nothing(open_any: OpenWorld) -> None:
+    async with open_any(limiter="unset") as world:
         worker_id = await world.worker()
         session_id = await world.session()
         leases = [await world.running(worker_id=worker_id) for _ in range(3)]

@@ -81,21 +81,6 @@ async def test_a_lost_or_unknown_worker_claims_nothing(world: World) -> None:
     assert (await world.run_row(run_id))["status"] == "pending"
 
 
-async def test_a_claim_waits_for_the_mark_of_its_worker(world: World) -> None:
-    """The sweeper marks while a claim is under way: one of them comes first, and both know."""
-    session_id = await world.session()
-    await world.submit(session_id)
-    worker_id = await world.worker()
-    await world.silence(worker_id)
-    await world.make_sweep_due()
-    async with world.connection.transaction():
-        await world.sql("SELECT asm_sweep_begin(%s, %s)", world.times.sweep_interval, world.times.lease_ttl)
-        claim = asyncio.create_task(world.queue.claim(session_id, worker_id))
-        done, _ = await asyncio.wait({claim}, timeout=0.2)
-        assert not done
-    assert await claim == NotClaimed("lost")
-
-
 async def test_one_run_goes_to_one_of_many_workers(world: World) -> None:
     """FM-04: doubled wakeups."""
     session_id = await world.session(max_concurrent_runs=3)
@@ -188,4 +173,4 @@ async def test_registering_again_changes_nothing(world: World) -> None:
     worker_id = await world.worker()
     await world.queue.retire_worker(worker_id)
     await world.queue.register_worker(worker_id, hostname="there", pid=2, slots=9)
-    assert await world.value("SELECT lost_at IS NOT NULL FROM asm_workers WHERE id = %s", worker_id)
+    assert (await world.row("workers", id=worker_id))["lost_at"] is not None

@@ -8,11 +8,10 @@ import random
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
-from asm_core.domain.event import Event, EventType
+from asm_core.domain.event import Event
 from asm_core.domain.ids import event_id
 from asm_core.domain.lease import Lease
-from asm_core.domain.lifecycle import RunStatus
-from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.ports.store import EventFilter
 from tests.builders import HANDED_BACK, RETRY, World, an_outcome, some_events
 
 
@@ -34,7 +33,7 @@ async def test_an_event_is_stored_as_it_was_emitted(world: World) -> None:
         lease, data={"content": "ä\n'\"\\", "n": 2.5, "big": 2**63}, metadata={"k": [1]}, correlation_id="c", attempt=1
     )
     await world.queue.append([(lease, [event])])
-    [row] = await world.sql("SELECT * FROM asm_events WHERE id = %s", event.id)
+    row = await world.row("events", id=event.id)
     for name in (
         "type",
         "timestamp",
@@ -101,7 +100,7 @@ async def test_a_zombie_cannot_append_after_a_takeover(world: World) -> None:
         answers = dict(zip([lease.fence for lease, _ in batch], await world.queue.append(batch), strict=True))
         assert answers[old.fence] == LeaseLost(old.run_id)
         assert numbers(answers[new.fence]) == [4]
-    fences = await world.sql("SELECT fence FROM asm_events WHERE run_id = %s ORDER BY sequence_number", old.run_id)
+    fences = await world.rows("events", run_id=old.run_id)
     assert [row["fence"] for row in fences] == [1, 2]
 
 
@@ -114,18 +113,6 @@ async def test_a_refused_value_writes_nothing_and_uses_up_no_number(world: World
     assert caught.value.code is ErrorCode.VALIDATION_ERROR
     assert "a\x00b" not in str(caught.value.to_map()), "the value may be a secret"
     assert [event.sequence_number for event in await world.append(good)] == [3]
-
-
-async def test_a_takeover_waits_for_an_append_in_flight(world: World) -> None:
-    """What the append has begun counts; what comes after the takeover does not: no late event behind its end."""
-    lease = await world.running()
-    async with world.connection.transaction():
-        await world.sql("SELECT 1 FROM asm_run_leases WHERE run_id = %s FOR KEY SHARE", lease.run_id)
-        finish = asyncio.create_task(world.queue.finish(lease, an_outcome()))
-        done, _ = await asyncio.wait({finish}, timeout=0.2)
-        assert not done
-    assert (await finish).status is RunStatus.COMPLETED
-    assert await world.queue.append([(lease, some_events(lease))]) == [LeaseLost(lease.run_id)]
 
 
 async def test_a_reader_that_has_seen_n_can_see_all_before(world: World) -> None:
@@ -142,12 +129,9 @@ async def test_a_reader_that_has_seen_n_can_see_all_before(world: World) -> None
     seen = 0
     while True:
         over = writers.done()
-        rows = await world.sql(
-            "SELECT sequence_number AS n FROM asm_events WHERE session_id = %s AND sequence_number > %s ORDER BY 1",
-            session_id, seen,
-        )  # fmt: skip
-        assert [row["n"] for row in rows] == [*range(seen + 1, seen + 1 + len(rows))]
-        seen += len(rows)
+        page = await world.store.get_events(session_id, "default", EventFilter(after=seen), 1_000)
+        assert [frame.sequence_number for frame in page] == [*range(seen + 1, seen + 1 + len(page))]
+        seen += len(page)
         if over:
             break
     await writers
@@ -155,9 +139,6 @@ async def test_a_reader_that_has_seen_n_can_see_all_before(world: World) -> None
 
 async def test_four_writers_with_retries_and_takeovers_leave_no_gap_double_or_late_event(world: World) -> None:
     """trials/append_many_trial.py on the real function: no deadlock either."""
-    others = [PostgresRunQueue(world.url, application_name=f"writer-{n}", times=world.times) for n in range(4)]
-    for queue in others:
-        await queue.open()
     worker_id = await world.worker(slots=1_000)
     sessions = [await world.session(max_concurrent_runs=4) for _ in range(5)]
     leases = [await world.running(session_id=one, worker_id=worker_id) for one in sessions for _ in range(4)]
@@ -174,7 +155,7 @@ async def test_four_writers_with_retries_and_takeovers_leave_no_gap_double_or_la
                 batch.append((lease, some_events(lease, how_many, first=mine[lease])))
                 mine[lease] += how_many
             for _ in range(1 + (rng.random() < 0.3)):  # after an unknown commit
-                answers = await others[number].append(batch)
+                answers = await world.queue.append(batch)
                 for (lease, events), answer in zip(batch, answers, strict=True):
                     if isinstance(answer, LeaseLost):
                         mine.pop(lease, None)
@@ -187,17 +168,15 @@ async def test_four_writers_with_retries_and_takeovers_leave_no_gap_double_or_la
         for lease in random.Random(99).sample(leases, 10):
             await asyncio.sleep(0.05)
             await world.queue.hand_back(lease.run_id, lease.fence, "worker_shutdown")
-            frozen[lease.run_id] = await world.value("SELECT count(*) FROM asm_events WHERE run_id = %s", lease.run_id)
+            frozen[lease.run_id] = await world.how_many("events", run_id=lease.run_id)
 
     await asyncio.gather(take_over(), *map(write, range(4)))
-    for queue in others:
-        await queue.close()
-    stored = {row["id"] for row in await world.sql("SELECT id FROM asm_events")}
+    stored = {row["id"] for row in await world.rows("events")}
     assert acknowledged <= stored
     for run_id, count in frozen.items():
-        assert await world.value("SELECT count(*) FROM asm_events WHERE run_id = %s", run_id) == count
+        assert await world.how_many("events", run_id=run_id) == count
     for lease in leases:
-        rows = await world.sql("SELECT id FROM asm_events WHERE run_id = %s ORDER BY sequence_number", lease.run_id)
+        rows = await world.rows("events", run_id=lease.run_id)
         emitted = [event_id(lease.run_id, lease.fence, ordinal) for ordinal in range(len(rows))]
         ended = lease.run_id in frozen
         assert [row["id"] for row in rows][: len(rows) - ended] == emitted[: len(rows) - ended], "in emission order"
@@ -209,11 +188,3 @@ async def test_a_huge_batch_is_one_round_trip(world: World) -> None:
     events = some_events(lease, 256, data={"content": "x" * 5_000})
     [answer] = await world.queue.append([(lease, events)])
     assert numbers(answer) == [*range(3, 259)]
-
-
-async def test_the_log_is_append_only(world: World) -> None:
-    """The trigger behind the guards."""
-    lease = await world.running()
-    await world.append(lease, kind=EventType.TURN_COMPLETED)
-    with pytest.raises(Exception, match="is final"):
-        await world.sql("UPDATE asm_events SET data = '{}' WHERE run_id = %s", lease.run_id)

@@ -39,8 +39,8 @@ async def test_a_new_session_is_active_and_has_announced_itself(world: World) ->
     ):
         assert getattr(change.session, name) == getattr(session, name)
     assert list(change.session.tags) == ["a", "b"]
-    assert await world.value("SELECT last_sequence FROM asm_session_sequences WHERE session_id = %s", session.id) == 2
-    assert await world.value("SELECT count(DISTINCT correlation_id) FROM asm_events") == 1
+    assert (await world.row("session_sequences", session_id=session.id))["last_sequence"] == 2
+    assert {event["correlation_id"] for event in await world.rows("events")} == {"c"}
 
 
 async def test_creating_a_session_again_after_an_unknown_commit_changes_nothing(world: World) -> None:

@@ -12,8 +12,7 @@ import pytest
 from asm_core.domain.errors import LeaseLost
 from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.ports.queue import Swept
-from asm_core.stores.postgres.beat import PostgresBeat
-from tests.builders import HANDED_BACK, RETRY, World, an_outcome
+from tests.builders import HANDED_BACK, NOW, RETRY, World, an_outcome
 
 
 async def swept(world: World) -> Swept:
@@ -25,19 +24,15 @@ async def swept(world: World) -> Swept:
 
 
 async def beat(world: World, worker_id: str, *, draining: bool = False) -> Any:
-    one = PostgresBeat(world.url)
-    try:
-        return await asyncio.to_thread(one.beat, worker_id, draining=draining)
-    finally:
-        one.close()
+    return await world.queue.beat(worker_id, draining=draining)
 
 
 async def marked(world: World, worker_id: str) -> bool:
-    return bool(await world.value("SELECT lost_at IS NOT NULL FROM asm_workers WHERE id = %s", worker_id))
+    return (await world.row("workers", id=worker_id))["lost_at"] is not None
 
 
 async def long_unwoken(world: World, *sessions: str) -> None:
-    await world.sql("UPDATE asm_session_runtime SET last_wake_at = 'epoch' WHERE session_id = ANY (%s)", list(sessions))
+    await world.change("session_runtime", {"session_id": sessions}, last_wake_at=NOW)
 
 
 # Dead workers
@@ -83,21 +78,6 @@ async def test_a_worker_that_beats_in_time_keeps_everything(world: World) -> Non
     await world.append(lease)
 
 
-async def test_a_beat_that_comes_first_saves_the_worker(world: World) -> None:
-    """trials/liveness_race.py: the sweeper waits for the beat under way, and looks again."""
-    worker_id = await world.worker()
-    lease = await world.running(worker_id=worker_id)
-    await world.silence(worker_id)
-    await world.make_sweep_due()
-    async with world.connection.transaction():
-        await world.sql("SELECT asm_beat(%s, false)", worker_id)
-        sweep = asyncio.create_task(world.queue.sweep())
-        done, _ = await asyncio.wait({sweep}, timeout=0.2)
-        assert not done
-    assert (await sweep).workers_lost == []
-    await world.append(lease)
-
-
 async def test_a_beat_that_comes_late_is_told(world: World) -> None:
     """The mark stands: leave everything, begin again under another name."""
     worker_id = await world.worker()
@@ -108,28 +88,6 @@ async def test_a_beat_that_comes_late_is_told(world: World) -> None:
     await swept(world)
     with pytest.raises(LeaseLost):
         await world.append(lease)
-
-
-async def test_only_a_marked_worker_loses_its_leases(world: World) -> None:
-    """Taking is a step of its own, and checks the mark again."""
-    worker_id = await world.worker()
-    lease = await world.running(worker_id=worker_id)
-    assert await world.value("SELECT asm_release(%s, %s, 'worker_lost', 5, true)", lease.run_id, lease.fence) is None
-    await world.append(lease)
-
-
-async def test_a_claim_under_way_is_swept_with_its_worker(world: World) -> None:
-    """The claim came first, then the mark: nothing is left behind."""
-    session_id, worker_id = await world.session(), await world.worker()
-    run_id = (await world.submit(session_id)).run_id
-    await world.silence(worker_id)
-    await world.make_sweep_due()
-    async with world.connection.transaction():
-        assert await world.value("SELECT asm_claim(%s, %s)->>'fence'", session_id, worker_id) == "1"
-        sweep = asyncio.create_task(world.queue.sweep())
-        done, _ = await asyncio.wait({sweep}, timeout=0.2)
-        assert not done, "it waits for the claim"
-    assert (await sweep).settled == {run_id: RunStatus.PENDING}
 
 
 async def test_a_retired_worker_is_swept_at_once(world: World) -> None:
@@ -166,12 +124,13 @@ async def test_a_run_that_cannot_be_settled_holds_up_no_other(world: World) -> N
     worker_id = await world.worker()
     leases = [await world.running(worker_id=worker_id) for _ in range(3)]
     wrong = leases[0]
-    await world.sql("UPDATE asm_runs SET options = jsonb_set(options, '{on_worker_lost}', '\"retry\"')")
-    await world.sql('UPDATE asm_runs SET options = options || \'{"max_attempts": "x"}\' WHERE id = %s', wrong.run_id)
+    options = (await world.run_row(wrong.run_id))["options"] | {"on_worker_lost": "retry"}
+    await world.change("runs", options=options)
+    await world.change("runs", {"id": wrong.run_id}, options=options | {"max_attempts": "x"})
     await world.lose(worker_id)
     result = await swept(world)
     assert set(result.settled) == {lease.run_id for lease in leases[1:]}
-    await world.sql("UPDATE asm_runs SET options = options || '{\"max_attempts\": 1}' WHERE id = %s", wrong.run_id)
+    await world.change("runs", {"id": wrong.run_id}, options=options)
     assert (await swept(world)).settled == {wrong.run_id: RunStatus.FAILED}
 
 
@@ -187,26 +146,21 @@ async def test_two_sweepers_do_one_pass(world: World) -> None:
 
 
 async def test_after_its_own_outage_the_sweeper_marks_nobody_for_one_ttl(world: World) -> None:
-    """FM-06: an outage of Postgres must not expire a healthy fleet."""
+    """FM-06: an outage of the store must not expire a healthy fleet; the bound itself is tested on Postgres."""
     worker_id = await world.worker()
-    lease = await world.running(worker_id=worker_id)
+    await world.running(worker_id=worker_id)
+    await world.make_sweep_due()
+    now, interval = await world.peek.now(), world.times.sweep_interval
+    await world.change("sweeper", last_pass_at=now - 4 * interval)
     await world.silence(worker_id)
-    interval, ttl = world.times.sweep_interval, world.times.lease_ttl
-    now = await world.value("SELECT clock_timestamp()")
-    await world.sql("UPDATE asm_sweeper SET last_pass_at = %s", now - 4 * interval)
-    await world.sql("UPDATE asm_workers SET last_seen = %s WHERE id = %s", now - 4 * ttl, worker_id)
-
-    async def begin(after: timedelta) -> list[str]:
-        return (await world.value("SELECT asm_sweep_begin(%s, %s, %s)", interval, ttl, now + after))["lost"]
-
-    assert await begin(timedelta(0)) == []
-    quiet = int(ttl / (2 * interval))
-    for step in range(1, quiet + 1):
-        assert await begin(step * 2 * interval) == [], "passes go on, nobody is marked"
-    assert await begin((quiet + 1) * 2 * interval) == [worker_id]
-    await swept(world)
-    with pytest.raises(LeaseLost):
-        await world.append(lease)
+    for _ in range(2):
+        result = await world.queue.sweep()
+        assert (result.ran, result.workers_lost, result.settled) == (True, [], {}), "passes go on, nobody is marked"
+        await world.change("sweeper", last_pass_at=now - 2 * interval)
+    quiet_until = (await world.row("sweeper"))["quiet_until"]
+    assert timedelta(0) <= quiet_until - (now + world.times.lease_ttl) < timedelta(seconds=30)
+    await world.change("sweeper", quiet_until=now)
+    assert (await world.queue.sweep()).workers_lost == [worker_id]
 
 
 async def test_the_very_first_pass_is_quiet(world: World) -> None:
@@ -254,9 +208,10 @@ async def test_the_time_in_the_queue_is_over_once_a_run_has_started(world: World
 async def test_a_run_whose_holder_ignores_its_deadline_is_taken(world: World) -> None:
     """FM-11: a minute after it, from a worker that still beats."""
     lease = await world.running(options=RETRY)
-    await world.sql("UPDATE asm_runs SET deadline_at = clock_timestamp() - interval '59 s'")
+    now = await world.peek.now()
+    await world.change("runs", deadline_at=now - timedelta(seconds=55))
     assert (await swept(world)).settled == {}
-    await world.sql("UPDATE asm_runs SET deadline_at = clock_timestamp() - interval '61 s'")
+    await world.change("runs", deadline_at=now - timedelta(seconds=61))
     result = await swept(world)
     assert result.settled == {lease.run_id: RunStatus.TIMEOUT}
     assert [frame.type for frame in result.events] == ["run_timeout"]
@@ -289,11 +244,8 @@ async def test_a_pass_wakes_no_more_than_the_fleet_can_take(world: World) -> Non
     sessions = [await world.session() for _ in range(5)]
     for number, session_id in enumerate(sessions):
         await world.submit(session_id)
-        await world.sql(
-            "UPDATE asm_session_runtime SET last_wake_at = clock_timestamp() - %s * interval '1 minute'"
-            " WHERE session_id = %s",
-            10 - number, session_id,
-        )  # fmt: skip
+        long_ago = await world.peek.now() - timedelta(minutes=10 - number)
+        await world.change("session_runtime", {"session_id": session_id}, last_wake_at=long_ago)
     assert sorted((await swept(world)).wake) == sorted(sessions[:2])
     assert sorted((await swept(world)).wake) == sorted(sessions[2:4])
 
@@ -313,7 +265,7 @@ async def test_a_wakeup_that_was_lost_on_the_way_to_a_limited_session_is_made_go
     session_id = await world.session()
     await world.submit(session_id)
     await world.queue.set_limiter("narrow", 1)
-    await world.sql("UPDATE asm_session_runtime SET limiter = 'narrow', limiter_waiting_since = clock_timestamp()")
+    await world.change("session_runtime", limiter="narrow", limiter_waiting_since=await world.peek.now())
     await long_unwoken(world, session_id)
     assert (await swept(world)).wake == [session_id]
     lease = await world.claim(session_id, worker_id)

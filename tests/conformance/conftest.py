@@ -1,0 +1,56 @@
+"""Every test here runs on every store: the ports mean the same whatever is behind them."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+
+import pytest
+
+from asm_core.stores.sql.engine import sqlite_url
+from asm_core.stores.sql.migrate import migrate
+from tests.builders import World, open_memory_world, open_sqlite_world, open_world
+
+OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
+"""Keywords: `times`, `limiter`, `ends_sound`."""
+
+
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated file, to be copied."""
+    path = tmp_path_factory.mktemp("sqlite") / "template.db"
+    migrate(sqlite_url(path))
+    return path
+
+
+@pytest.fixture
+def sqlite_path(sqlite_template: Path, tmp_path: Path) -> Path:
+    """A migrated file of the test's own."""
+    return Path(shutil.copy(sqlite_template, tmp_path / "asm.db"))
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def store_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def open_any(store_name: str, request: pytest.FixtureRequest) -> OpenWorld:
+    """Opens a world over a fresh store; ends with a look whether it is sound."""
+    match store_name:
+        case "memory":
+            return open_memory_world
+        case "sqlite":
+            path = request.getfixturevalue("sqlite_path")
+            return lambda **options: open_sqlite_world(path, **options)
+        case _:
+            url = request.getfixturevalue("database_url")
+            return lambda **options: open_world(url, **options)
+
+
+@pytest.fixture
+async def world(open_any: OpenWorld) -> AsyncIterator[World]:
+    async with open_any() as opened:
+        yield opened
