@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from asm_core.domain.errors import AsmError
@@ -20,9 +20,14 @@ from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionStatus
 from asm_core.domain.pricing import parse_price_table
 from asm_core.domain.redaction import REDACTOR, RedactionOptions, Redactor, Replace
+from asm_core.domain.retention import MAX_BATCH_SIZE, RetentionPolicy, parse_bound
 
 FAST_PROFILE = {"beat_interval_ms": 500, "lease_ttl_ms": 3_000, "sweep_interval_ms": 300, "stale_wake_ms": 1_000}
 """For tests and latency-critical fleets."""
+
+
+Bound = Annotated[int | None, BeforeValidator(parse_bound)]
+"""`infinity` and `inf` mean none, as `none` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +99,16 @@ class LibraryOptions(BaseModel):
     default_event_query_limit: int = Field(100, ge=1)
     """A page of events, unless the caller says otherwise."""
 
-    retention_max_completed_age_days: int | None = Field(90, ge=1)
-    """Ended sessions older than this are deleted softly; `none`: never."""
-    retention_hard_delete_after_days: int | None = Field(30, ge=1)
+    retention_max_completed_age_days: Bound = Field(90, ge=1)
+    """Sessions that are not exempt and did not change for longer are deleted softly; `none`: never."""
+    retention_hard_delete_after_days: Bound = Field(30, ge=1)
     """What was deleted softly this long ago is removed; `none`: never."""
-    retention_batch_size: int = Field(100, ge=1)
+    retention_batch_size: int = Field(100, ge=1, le=MAX_BATCH_SIZE)
     """Rows or sessions per transaction of maintenance."""
     retention_exempt_statuses: tuple[SessionStatus, ...] = (SessionStatus.ACTIVE, SessionStatus.PAUSED)
-    """Sessions in these are never deleted for their age."""
+    """Sessions in these are neither deleted for their age nor pruned."""
     retention_exempt_tags: tuple[str, ...] = ("pinned",)
-    """Sessions with one of these are never deleted for their age."""
+    """Sessions with one of these are neither deleted for their age nor pruned."""
     retention_prune_event_types_first: tuple[EventType, ...] = (
         EventType.MESSAGE_STREAMED,
         EventType.TOKEN_USAGE_UPDATED,
@@ -145,6 +150,18 @@ class LibraryOptions(BaseModel):
     def _own_secrets(self) -> tuple[str, ...]:
         """Of the installation."""
         return ()
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """What maintenance applies unless it is told otherwise; vary it with `dataclasses.replace`."""
+        return RetentionPolicy(
+            max_completed_session_age_days=self.retention_max_completed_age_days,
+            hard_delete_after_days=self.retention_hard_delete_after_days,
+            exempt_statuses=self.retention_exempt_statuses,
+            exempt_tags=self.retention_exempt_tags,
+            prune_event_types_first=self.retention_prune_event_types_first,
+            batch_size=self.retention_batch_size,
+        )
 
     @field_validator("pricing_table")
     @classmethod
