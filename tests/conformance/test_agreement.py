@@ -366,6 +366,6 @@ def test_all_stores_give_the_same_answers_and_keep_the_same_log(stores: Stores) 
         settings=settings(
             max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
-            phases=[Phase.generate],  # to look into a failure add Phase.shrink: minutes, for every try opens three stores
+            phases=[Phase.generate],  # Phase.shrink takes minutes: every try opens three stores
         ),
     )  # fmt: skip
