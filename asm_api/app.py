@@ -15,14 +15,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asm_api import ws
 from asm_api.auth import ApiKeyGate, check_exposure
 from asm_api.errors import install_error_handlers, problem_response
-from asm_api.routes import events, ops, runs, sessions
+from asm_api.routes import events, ops, queries, runs, sessions
 from asm_api.schemas import Problem
 from asm_api.wiring import DepsFactory, open_deps
 from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 
-ROUTERS = (sessions.router, runs.router, events.router, ws.router, ops.router)
+ROUTERS = (sessions.router, runs.router, events.router, queries.router, ws.router, ops.router)
 
 
 def serve(settings: Settings, host: str, port: int) -> None:
@@ -78,7 +78,7 @@ def create_app(settings: Settings, deps_factory: DepsFactory = open_deps) -> Fas
     )
     for router in ROUTERS:
         app.include_router(router)
-    install_error_handlers(app)
+    install_error_handlers(app, settings.redactor)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     if settings.api_key:
         app.add_middleware(ApiKeyGate, key=settings.api_key.get_secret_value())

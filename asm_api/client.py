@@ -278,6 +278,61 @@ class AsyncAsmClient:
                 error = failure
             await patience.pause(error)
 
+    async def search_events(
+        self,
+        *,
+        session_ids: Sequence[str] = (),
+        run_ids: Sequence[str] = (),
+        types: Sequence[str] = (),
+        providers: Sequence[str] = (),
+        correlation_id: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        order_by: str = "sequence_asc",
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Json:
+        """
+        `{events, cursor, has_more}`, of all sessions.
+
+        Args:
+            since: ISO 8601, inclusive, as `until`.
+            order_by: `sequence_asc`, `timestamp_asc` or `timestamp_desc`.
+            cursor: of the page before, with the same filters and order.
+        """
+        params = {
+            "session_id": list(session_ids),
+            "run_id": list(run_ids),
+            "type": list(types),
+            "provider": list(providers),
+            "correlation_id": correlation_id,
+            "since": since,
+            "until": until,
+            "order_by": order_by,
+            "limit": limit,
+            "cursor": cursor,
+        }
+        return await self._call("GET", "/v1/events", params=params)
+
+    async def usage(
+        self,
+        *,
+        session_id: str | None = None,
+        agent_id: str | None = None,
+        providers: Sequence[str] = (),
+        since: str | None = None,
+        until: str | None = None,
+    ) -> Json:
+        """`{usage, cost}`: tokens and US dollars of the runs that began within `since` and `until` (ISO 8601)."""
+        params = {
+            "session_id": session_id,
+            "agent_id": agent_id,
+            "provider": list(providers),
+            "since": since,
+            "until": until,
+        }
+        return await self._call("GET", "/v1/usage", params=params)
+
     async def queue(self, session_id: str) -> Json:
         """What is in flight and queued, and the session's limits."""
         return await self._call("GET", f"/v1/sessions/{session_id}/queue")
@@ -471,6 +526,8 @@ class AsmClient(Facade[AsyncAsmClient]):
     cancel = blocking(AsyncAsmClient.cancel)
     interrupt = blocking(AsyncAsmClient.interrupt)
     events = blocking(AsyncAsmClient.events)
+    search_events = blocking(AsyncAsmClient.search_events)
+    usage = blocking(AsyncAsmClient.usage)
     queue = blocking(AsyncAsmClient.queue)
     stats = blocking(AsyncAsmClient.stats)
     providers = blocking(AsyncAsmClient.providers)

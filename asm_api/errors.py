@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from asm_core.domain.errors import CODES, AsmError, ErrorCode
 from asm_core.domain.fields import to_jsonable
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.wire import dumps
 
 log = logging.getLogger(__name__)
@@ -71,8 +72,9 @@ _CODE_OF_STATUS: Mapping[int, ErrorCode] = {
 _OUR_WORDS = {"extra_forbidden": "unknown field", "missing": "is required"}
 
 
-def problem_of(error: AsmError, status: int | None = None) -> dict[str, Any]:
-    """The body of a problem response, also sent inside WebSocket error frames."""
+def problem_of(error: AsmError, status: int | None = None, redactor: Redactor = REDACTOR) -> dict[str, Any]:
+    """The body of a problem response, also sent inside WebSocket error frames. Secrets are not repeated."""
+    error = redactor.error(error)
     details = {name: value for name, value in error.details.items() if name != "again"}
     problem: dict[str, Any] = to_jsonable(
         {
@@ -88,8 +90,13 @@ def problem_of(error: AsmError, status: int | None = None) -> dict[str, Any]:
     return problem
 
 
-def problem_response(error: AsmError, status: int | None = None, headers: Mapping[str, str] | None = None) -> Response:
-    problem = problem_of(error, status)
+def problem_response(
+    error: AsmError,
+    status: int | None = None,
+    headers: Mapping[str, str] | None = None,
+    redactor: Redactor = REDACTOR,
+) -> Response:
+    problem = problem_of(error, status, redactor)
     headers = dict(headers or {})
     if problem["status"] in (429, 503):
         headers["Retry-After"] = str(error.details.get("retry_after_s", RETRY_AFTER_S))
@@ -110,27 +117,27 @@ def invalid_request(problems: Sequence[Mapping[str, Any]]) -> AsmError:
     return AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": found[0]["field"], "errors": found})
 
 
-def install_error_handlers(app: FastAPI) -> None:
+def install_error_handlers(app: FastAPI, redactor: Redactor = REDACTOR) -> None:
     """Turn every exception that leaves a route into a problem."""
     app.add_middleware(UnexpectedErrors)
 
     @app.exception_handler(AsmError)
     async def of_asm(_: HTTPConnection, error: AsmError) -> Response:
-        return problem_response(error)
+        return problem_response(error, redactor=redactor)
 
     @app.exception_handler(WebSocketRequestValidationError)
     @app.exception_handler(RequestValidationError)
     async def of_validation(
         _: HTTPConnection, error: RequestValidationError | WebSocketRequestValidationError
     ) -> Response:
-        return problem_response(invalid_request(error.errors()))
+        return problem_response(invalid_request(error.errors()), redactor=redactor)
 
     @app.exception_handler(HTTPException)
     async def of_framework(connection: HTTPConnection, error: HTTPException) -> Response:
         code = _CODE_OF_STATUS.get(error.status_code, ErrorCode.UNKNOWN_ERROR)
         method = connection.scope.get("method", "GET")
         message = f"{method} {_clipped(connection.url.path, MAX_NAME)}: {error.detail}"
-        return problem_response(AsmError(code, message), error.status_code, error.headers)
+        return problem_response(AsmError(code, message), error.status_code, error.headers, redactor)
 
 
 class UnexpectedErrors:

@@ -68,6 +68,12 @@ class SubmitRequest(Request):
     queue_timeout_ms: int | None = Field(None, ge=1, le=MAX_TIMEOUT_MS)
     max_attempts: int | None = Field(None, ge=1, le=MAX_ATTEMPTS)
     on_worker_lost: Literal["fail", "retry", "resume"] = "fail"
+    continuation: Literal["none", "auto", "replay", "native"] | bool | None = None
+    """Whether the run goes on from what was said before in its session; true means auto."""
+    continuation_opts: dict[Literal["max_messages", "max_chars", "max_tokens_approx"], Annotated[int, Field(ge=1)]] = (
+        Field(default_factory=dict)
+    )
+    """Bounds of the conversation that is handed on; the newest messages stay."""
     metadata: JsonObject = Field(default_factory=dict)
 
     def run_request(self) -> RunRequest:
@@ -218,3 +224,50 @@ class QueueAnswer(Answer):
     oldest_queued_age_ms: int | None
     limiter_waiting: bool
     last_sequence: int
+
+
+class EventSearchPage(Answer):
+    events: list[EventAnswer]
+    cursor: str | None
+    """Give it back, with the same filters and order, for what comes behind this page; null for an empty page."""
+    has_more: bool
+
+
+class ProviderUsageAnswer(Answer):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    run_count: int
+
+
+class UsageSummaryAnswer(Answer):
+    total_input_tokens: int
+    total_output_tokens: int
+    total_tokens: int
+    run_count: int
+    by_provider: dict[str, ProviderUsageAnswer]
+
+
+class ProviderCostAnswer(Answer):
+    cost_usd: float
+    run_count: int
+
+
+class ModelCostAnswer(Answer):
+    cost_usd: float
+    input_tokens: int
+    output_tokens: int
+
+
+class CostSummaryAnswer(Answer):
+    total_cost_usd: float
+    run_count: int
+    by_provider: dict[str, ProviderCostAnswer]
+    by_model: dict[str, ModelCostAnswer]
+    unmapped_runs: int
+    """Neither a stored cost nor a price; in neither mapping."""
+
+
+class UsageAnswer(Answer):
+    usage: UsageSummaryAnswer
+    cost: CostSummaryAnswer

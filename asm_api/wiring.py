@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -17,15 +18,20 @@ from asm_core.bus.hub import Hub
 from asm_core.bus.redis import RedisBus, open_redis
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.pricing import NANOS_PER_USD, PriceList
+from asm_core.domain.redaction import Redactor
 from asm_core.manager.control import Control
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
+from asm_core.model_prices import price_list
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.query import PriceOf, QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_workers.nudges import RedisNudges
 from asm_workers.wakeups import CeleryWakeups
@@ -42,11 +48,13 @@ class Deps:
 
     settings: Settings
     store: SessionStore
+    query: QueryAPI
     hub: Hub
     submitter: Submitter
     sessions: Sessions
     control: Control
     providers: Providers
+    redactor: Redactor
     checks: Mapping[str, Callable[[], Awaitable[object]]]
     """Each needed service by name, with a call that raises while it is away."""
 
@@ -74,7 +82,8 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         )
         stack.push_async_callback(queue.close)
         await queue.open()
-        store = SqlSessionStore(open_engine(settings.database_url, application_name=APPLICATION))
+        engine = open_engine(settings.database_url, application_name=APPLICATION)
+        store = SqlSessionStore(engine)
         stack.push_async_callback(store.close)
         bus = RedisBus(settings.redis_url, settings.redis_prefix)
         stack.push_async_callback(bus.close)
@@ -91,17 +100,28 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         if settings.limiter is not None and settings.max_parallel_runs is not None:
             work = _set_limiter(queue, settings.limiter, settings.max_parallel_runs)
             await stack.enter_async_context(background(work))
+        redactor = settings.redactor
         hub = await stack.enter_async_context(Hub(bus, store, settings.subscriber_buffer).running())
         yield Deps(
             settings=settings,
             store=store,
+            query=SqlQueryAPI(engine, price_of=_by_list(price_list(settings.pricing_table))),
             hub=hub,
-            submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes),
-            sessions=Sessions(queue, wakeups, nudges, publisher),
+            submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
+            sessions=Sessions(queue, wakeups, nudges, publisher, redactor),
             control=Control(queue, store, wakeups, nudges, publisher),
             providers=providers,
+            redactor=redactor,
             checks={"postgres": store.ping, "redis": lambda: _ping(redis.ping)},
         )
+
+
+def _by_list(prices: PriceList) -> PriceOf:
+    def price_of(provider: str | None, model: str | None, usage: Mapping[str, int]) -> Decimal | None:
+        rates = prices.rates(provider, model)
+        return None if rates is None else Decimal(rates.cost_nanos(usage)) / NANOS_PER_USD
+
+    return price_of
 
 
 async def _set_limiter(queue: PostgresRunQueue, name: str, max_parallel_runs: int) -> None:

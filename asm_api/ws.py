@@ -114,7 +114,7 @@ class Desk:
         except Exception:
             log.exception("a request on the socket of %s failed", self.session_id)
             error = unexpected()
-        return {"error": problem_of(error)} | reference
+        return {"error": problem_of(error, redactor=self.deps.redactor)} | reference
 
     def _operation(self, name: object) -> Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]:
         operations = {"submit": self._submit, "cancel": self._cancel, "interrupt": self._interrupt, "ping": self._ping}

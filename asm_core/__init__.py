@@ -3,7 +3,7 @@ ASM as a library: sessions, runs and events of AI agents, over any store, in thi
 
     from asm_core import ScriptedAdapter, open_manager
 
-    async with open_manager("postgresql://…", ScriptedAdapter()) as manager:
+    async with open_manager("sqlite:///agents.db", ScriptedAdapter()) as manager:
         result = await manager.run_once({"prompt": "Hello"})
 
 Blocking code uses `asm_core.sync`. Names are imported when they are first used.

@@ -9,13 +9,25 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import unquote, urlsplit
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from asm_core.domain.errors import AsmError
+from asm_core.domain.event import EventType
+from asm_core.domain.lifecycle import SessionStatus
+from asm_core.domain.pricing import parse_price_table
+from asm_core.domain.redaction import REDACTOR, RedactionOptions, Redactor, Replace
+from asm_core.domain.retention import MAX_BATCH_SIZE, RetentionPolicy, parse_bound
 
 FAST_PROFILE = {"beat_interval_ms": 500, "lease_ttl_ms": 3_000, "sweep_interval_ms": 300, "stale_wake_ms": 1_000}
 """For tests and latency-critical fleets."""
+
+
+Bound = Annotated[int | None, BeforeValidator(parse_bound)]
+"""`infinity` and `inf` mean none, as `none` does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +68,117 @@ class RunLimits:
     """Without any provider event."""
 
 
-class Settings(BaseSettings):
+RedactionPattern = str | tuple[str, str]
+"""A regular expression, or a category and one."""
+
+
+class LibraryOptions(BaseModel):
+    """The settings that library calls fall back to; `asm_core.options` lays a context's overrides over them."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    redaction_enabled: bool = True
+    """Whether secrets are masked before anything is stored, published or logged."""
+    redaction_patterns: (
+        Literal["default"] | tuple[RedactionPattern, ...] | dict[Literal["replace"], tuple[RedactionPattern, ...]]
+    ) = "default"
+    """`default`; a list adds to the built-in patterns; `{"replace": [...]}` stands for them."""
+    redaction_replacement: str = "[REDACTED]"
+    """What stands where a secret was; `categorized`: `[REDACTED:<category>]`."""
+    redaction_deep_scan: bool = True
+    """Every text of an event's data; otherwise only the fields that usually hold some."""
+    redaction_scan_metadata: bool = True
+    """An event's metadata too."""
+
+    max_query_limit: int = Field(1_000, ge=1)
+    """The most that one page of a query may hold."""
+    default_session_query_limit: int = Field(50, ge=1)
+    """A page of sessions, unless the caller says otherwise."""
+    default_run_query_limit: int = Field(50, ge=1)
+    """A page of runs, unless the caller says otherwise."""
+    default_event_query_limit: int = Field(100, ge=1)
+    """A page of events, unless the caller says otherwise."""
+
+    retention_max_completed_age_days: Bound = Field(90, ge=1)
+    """Sessions that are not exempt and did not change for longer are deleted softly; `none`: never."""
+    retention_hard_delete_after_days: Bound = Field(30, ge=1)
+    """What was deleted softly this long ago is removed; `none`: never."""
+    retention_batch_size: int = Field(100, ge=1, le=MAX_BATCH_SIZE)
+    """Rows or sessions per transaction of maintenance."""
+    retention_exempt_statuses: tuple[SessionStatus, ...] = (SessionStatus.ACTIVE, SessionStatus.PAUSED)
+    """Sessions in these are neither deleted for their age nor pruned."""
+    retention_exempt_tags: tuple[str, ...] = ("pinned",)
+    """Sessions with one of these are neither deleted for their age nor pruned."""
+    retention_prune_event_types_first: tuple[EventType, ...] = (
+        EventType.MESSAGE_STREAMED,
+        EventType.TOKEN_USAGE_UPDATED,
+    )
+    """Which events go first where there are too many."""
+
+    chars_per_token: int = Field(4, ge=1)
+    """An estimate, for a transcript's token budget."""
+    error_text_max_bytes: int = Field(16_384, ge=0)
+    """Kept of a provider's error output; 0: all."""
+    error_text_max_lines: int = Field(200, ge=0)
+    """Kept of a provider's error output; 0: all."""
+    pricing_table: dict[str, Any] = {}
+    """Prices that go before the built-in ones, in USD per token: `{provider: {"default"?, "models"?}}`."""
+
+    @model_validator(mode="after")
+    def _check_redaction(self) -> Self:
+        try:
+            _ = self.redactor
+        except AsmError as error:
+            raise ValueError(f"redaction_{error.details['field']}: {error.message}") from error
+        return self
+
+    @property
+    def redactor(self) -> Redactor:
+        """Built anew unless it is the default one: take it once."""
+        given = self.redaction_patterns
+        options = RedactionOptions(
+            enabled=self.redaction_enabled,
+            patterns=Replace(given["replace"]) if isinstance(given, dict) else given,
+            replacement=self.redaction_replacement,
+            deep_scan=self.redaction_deep_scan,
+            scan_metadata=self.redaction_scan_metadata,
+            literals=self._own_secrets,
+        )
+        return REDACTOR if options == REDACTOR.options else Redactor(options)
+
+    @property
+    def _own_secrets(self) -> tuple[str, ...]:
+        """Of the installation."""
+        return ()
+
+    @property
+    def retention(self) -> RetentionPolicy:
+        """What maintenance applies unless it is told otherwise; vary it with `dataclasses.replace`."""
+        return RetentionPolicy(
+            max_completed_session_age_days=self.retention_max_completed_age_days,
+            hard_delete_after_days=self.retention_hard_delete_after_days,
+            exempt_statuses=self.retention_exempt_statuses,
+            exempt_tags=self.retention_exempt_tags,
+            prune_event_types_first=self.retention_prune_event_types_first,
+            batch_size=self.retention_batch_size,
+        )
+
+    @field_validator("pricing_table")
+    @classmethod
+    def _check_prices(cls, value: dict[str, Any]) -> dict[str, Any]:
+        try:
+            parse_price_table(value)
+        except AsmError as error:
+            raise ValueError(error.message) from error
+        return value
+
+
+class Settings(BaseSettings, LibraryOptions):
     """Source: DESIGN §8; `asm doctor` prints what is in force."""
 
-    model_config = SettingsConfigDict(env_prefix="ASM_", extra="ignore", use_attribute_docstrings=True)
+    model_config = SettingsConfigDict(
+        env_prefix="ASM_", env_parse_none_str="none", extra="ignore", use_attribute_docstrings=True
+    )
 
     database_url: str = "postgresql://127.0.0.1:5432/asm"
     """Postgres: the truth."""
@@ -99,7 +218,7 @@ class Settings(BaseSettings):
     event_buffer_size: int = Field(1_000, ge=1)
     """Events of one run waiting for a commit; a full buffer holds the provider back."""
     max_parallel_runs: int | None = Field(None, ge=1)
-    """Runs in flight in the whole fleet; None: as many as there are slots."""
+    """Runs in flight in the whole fleet; `none`: as many as there are slots."""
     queue_shards: int = Field(8, ge=1, le=64)
     """Celery queues that wakeups are spread over."""
     broker_outage_ms: int = Field(30_000, ge=1_000)
@@ -149,6 +268,13 @@ class Settings(BaseSettings):
                 f"lease_ttl_ms ({self.lease_ttl_ms}) must be at least twice beat_interval_ms ({self.beat_interval_ms})"
             )
         return self
+
+    @property
+    def _own_secrets(self) -> tuple[str, ...]:
+        """What this installation was given itself: no text may repeat it, whatever it looks like."""
+        passwords = (urlsplit(url).password for url in (self.database_url, self.redis_url, self.broker_url))
+        given = {self.api_key.get_secret_value() if self.api_key else None, *passwords}
+        return tuple(sorted(spelling for value in given if value for spelling in {value, unquote(value)}))
 
     @property
     def times(self) -> FleetTimes:

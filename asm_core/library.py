@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from asm_core import options
 from asm_core.bus.hub import Hub
 from asm_core.bus.memory import MemoryBus
 from asm_core.clock import SystemClock
@@ -20,11 +23,13 @@ from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.queue import RunQueue
 from asm_core.ports.store import SessionStore
+from asm_core.stores.local.queue import LocalRunQueue
 
 APPLICATION = "asm-library"
 SUBSCRIBER_BUFFER = 1_000
@@ -39,28 +44,68 @@ class Store:
 
     queue: RunQueue
     records: SessionStore
+    times: FleetTimes
+    """Liveness and repair: the same for everybody who works on this store."""
 
 
-@asynccontextmanager
-async def open_store(url: str, *, times: FleetTimes | None = None) -> AsyncIterator[Store]:
+def open_store(url: str, *, times: FleetTimes | None = None) -> AbstractAsyncContextManager[Store]:
     """
     Args:
-        url: `postgresql://…`, migrated by `asm migrate`.
+        url: `memory://` (gone with the block), `sqlite:///path/to/file` (made and migrated when needed), or
+            `postgresql://…` (migrated by `asm migrate`).
+        times: liveness and repair; the same for everybody who works on this store.
 
     Raises:
         AsmError: `validation_error` for another kind of URL; `storage_connection_failed`, `migration_required`.
     """
-    if url.partition("://")[0] not in ("postgresql", "postgres"):
-        raise AsmError(ErrorCode.VALIDATION_ERROR, f"not a store: {url.partition('://')[0]!r}; one of: postgresql://…")
+    scheme, _, place = url.partition("://")
+    times = times or FleetTimes()
+    match scheme:
+        case "memory":
+            return _open_memory(times)
+        case "sqlite":
+            return _open_sqlite(Path(place.removeprefix("/")), times)
+        case "postgresql" | "postgres":
+            return _open_postgres(url, times)
+    message = f"not a store: {scheme!r}; one of: memory://, sqlite:///path/to/file, postgresql://…"
+    raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "store"})
+
+
+@asynccontextmanager
+async def _open_memory(times: FleetTimes) -> AsyncIterator[Store]:
+    from asm_core.stores.memory import MemoryRecords, MemorySessionStore
+
+    records, clock = MemoryRecords(), SystemClock()
+    yield Store(LocalRunQueue(records, times, clock), MemorySessionStore(records, clock), times)
+
+
+@asynccontextmanager
+async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
+    from asm_core.stores.sql.engine import open_sqlite, sqlite_url
+    from asm_core.stores.sql.migrate import migrate
+    from asm_core.stores.sql.sqlite import SqliteRecords
+    from asm_core.stores.sql.store import SqlSessionStore
+
+    await asyncio.to_thread(migrate, sqlite_url(path))
+    engine = open_sqlite(path)
+    records = SqlSessionStore(engine)
+    try:
+        yield Store(LocalRunQueue(SqliteRecords(engine), times, SystemClock()), records, times)
+    finally:
+        await records.close()
+
+
+@asynccontextmanager
+async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
     from asm_core.stores.postgres.queue import PostgresRunQueue
     from asm_core.stores.sql.engine import open_engine
     from asm_core.stores.sql.store import SqlSessionStore
 
-    queue = PostgresRunQueue(url, application_name=APPLICATION, times=times or FleetTimes())
+    queue = PostgresRunQueue(url, application_name=APPLICATION, times=times)
     await queue.open()
     records = SqlSessionStore(open_engine(url, application_name=APPLICATION))
     try:
-        yield Store(queue, records)
+        yield Store(queue, records, times)
     finally:
         await records.close()
         await queue.close()
@@ -72,7 +117,6 @@ async def open_manager(
     adapter: ProviderAdapter,
     *,
     tenant_id: str = DEFAULT_TENANT,
-    times: FleetTimes | None = None,
     run_limits: RunLimits | None = None,
 ) -> AsyncIterator[SessionManager]:
     """
@@ -80,17 +124,17 @@ async def open_manager(
 
     Args:
         store: an open one, or the URL of one (`open_store`).
-        times: liveness of this process as a worker.
     """
-    times = times or FleetTimes()
     async with AsyncExitStack() as stack:
-        opened = await stack.enter_async_context(open_store(store, times=times)) if isinstance(store, str) else store
+        opened = await stack.enter_async_context(open_store(store)) if isinstance(store, str) else store
         queue, records, limits, clock = opened.queue, opened.records, EventLimits(), SystemClock()
+        chosen = options.current()
+        redactor = chosen.redactor
         bus = MemoryBus()
         publisher = await stack.enter_async_context(Publisher(bus, limits.publish_buffer).running())
         writer = await stack.enter_async_context(EventWriter(queue, publisher, limits, clock).running())
         hub = await stack.enter_async_context(Hub(bus, records, SUBSCRIBER_BUFFER).running())
-        worker = LocalWorker(queue, times, slots=SLOTS)
+        worker = LocalWorker(queue, opened.times, slots=SLOTS)
 
         def adapter_of(name: str) -> ProviderAdapter:
             if name != adapter.name:
@@ -100,10 +144,13 @@ async def open_manager(
 
         runner = Runner(
             queue=queue,
+            store=records,
             writer=writer,
             publisher=publisher,
             wakeups=worker,
             adapter_of=adapter_of,
+            prices=price_list(chosen.pricing_table),
+            redactor=redactor,
             limits=run_limits or RunLimits(),
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,
@@ -113,8 +160,8 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
-            sessions=Sessions(queue, worker, worker, publisher),
-            submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES),
+            sessions=Sessions(queue, worker, worker, publisher, redactor),
+            submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
             control=Control(queue, records, worker, worker, publisher),
             follower=Follower(hub, records, tenant_id),
             worker=worker,

@@ -17,7 +17,7 @@ from anyio.from_thread import start_blocking_portal
 
 from asm_core import library
 from asm_core.blocking import Facade, blocking, iterated
-from asm_core.config import FleetTimes, RunLimits
+from asm_core.config import RunLimits
 from asm_core.domain.event import Event
 from asm_core.domain.session import DEFAULT_TENANT
 from asm_core.manager import session_manager
@@ -80,11 +80,10 @@ def open_manager(
     adapter: ProviderAdapter,
     *,
     tenant_id: str = DEFAULT_TENANT,
-    times: FleetTimes | None = None,
     run_limits: RunLimits | None = None,
 ) -> Iterator[SessionManager]:
     """`asm_core.open_manager` on a loop in a thread of its own, which ends with the block."""
     with start_blocking_portal(name="asm-library") as portal:
-        opened = library.open_manager(store, adapter, tenant_id=tenant_id, times=times, run_limits=run_limits)
+        opened = library.open_manager(store, adapter, tenant_id=tenant_id, run_limits=run_limits)
         with portal.wrap_async_context_manager(opened) as manager:
             yield SessionManager(manager, portal)

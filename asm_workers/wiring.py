@@ -16,10 +16,13 @@ from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
 from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
+from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
 from asm_core.providers import build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.store import SqlSessionStore
 from asm_workers.broker import BrokerThread
 from asm_workers.canary import Canary
 from asm_workers.damper import Damper
@@ -31,6 +34,8 @@ from asm_workers.task_events import TaskEvents
 from asm_workers.wakeups import CeleryWakeups
 
 log = logging.getLogger(__name__)
+
+APPLICATION = "asm-worker"
 
 
 class Worker:
@@ -91,7 +96,7 @@ async def open_worker(
     """
     async with AsyncExitStack() as stack:
         queue = PostgresRunQueue(
-            settings.database_url, application_name="asm-worker", times=settings.times, limiter=settings.limiter
+            settings.database_url, application_name=APPLICATION, times=settings.times, limiter=settings.limiter
         )
         await queue.open()
         stack.push_async_callback(queue.close)
@@ -128,6 +133,8 @@ async def _open_deps(
     clock = SystemClock()
     writer = await stack.enter_async_context(EventWriter(queue, publisher, settings.event_limits, clock).running())
     wakeups = CeleryWakeups(settings, broker, app)
+    store = SqlSessionStore(open_engine(settings.database_url, application_name=APPLICATION))
+    stack.push_async_callback(store.close)
     damper = Damper(settings, wakeups)
     stack.push_async_callback(damper.close)
     providers = build_providers(settings)
@@ -137,10 +144,13 @@ async def _open_deps(
         queue=queue,
         runner=Runner(
             queue=queue,
+            store=store,
             writer=writer,
             publisher=publisher,
             wakeups=wakeups,
             adapter_of=providers.get,
+            prices=price_list(settings.pricing_table),
+            redactor=settings.redactor,
             limits=settings.run_limits,
             outage_tolerance_s=settings.event_limits.outage_tolerance_s,
             clock=clock,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from asm_core.config import FAST_PROFILE, Settings
+from asm_core.config import FAST_PROFILE, LibraryOptions, Settings
 
 TARGET = Path(__file__).parent / "reference" / "settings.md"
 
@@ -20,13 +21,16 @@ Environment variables; read once when a process starts. Written by `python docs/
 
 
 def reference() -> str:
-    rows = [_row(name, field) for name, field in Settings.model_fields.items()]
+    own_first = sorted(Settings.model_fields.items(), key=lambda item: item[0] in LibraryOptions.model_fields)
+    rows = [_row(name, field) for name, field in own_first]
     fast = ", ".join(f"`ASM_{name.upper()}={value}`" for name, value in FAST_PROFILE.items())
     return HEAD + "\n".join(rows) + f"\n\n`ASM_PROFILE=fast` stands for {fast}.\n"
 
 
 def _row(name: str, field: FieldInfo) -> str:
     default = field.get_default()
+    if isinstance(default, tuple | dict):
+        default = json.dumps(default)
     shown = f"`{default}`" if default not in (None, "") else "–"
     return f"| `ASM_{name.upper()}` | {shown} | {field.description or ''} |"
 

@@ -1,3 +1,10 @@
 """The fixtures that every test may ask for."""
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.redis", "tests.fixtures.api"]
+from __future__ import annotations
+
+from hypothesis import settings
+
+pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.redis", "tests.fixtures.api", "tests.fixtures.artifacts"]
+
+settings.register_profile("asm", deadline=None)  # a busy machine is no failure
+settings.load_profile("asm")

@@ -51,6 +51,7 @@ COMMANDS = (api, worker, migrate)
 
 def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]
     from pydantic import ValidationError
+    from pydantic_settings import SettingsError
 
     from asm_core.config import Settings
     from asm_core.logs import configure_logging
@@ -61,5 +62,7 @@ def _settings(database_url: str | None = None):  # type: ignore[no-untyped-def]
         first = error.errors(include_url=False, include_input=False)[0]
         where = "ASM_" + "_".join(str(part) for part in first["loc"]).upper() if first["loc"] else "settings"
         fail(f"{where}: {first['msg']}", USAGE)
-    configure_logging(settings.log_level, settings.log_format)
+    except SettingsError as error:  # not the JSON that a setting wants
+        fail(str(error), USAGE)
+    configure_logging(settings.log_level, settings.log_format, settings.redactor)
     return settings

@@ -9,6 +9,7 @@ RUN = "run"
 EVENT = "evt"
 NORMALIZED_EVENT = "nevt"
 WORKER = "wrk"
+ARTIFACT = "art"
 
 
 def event_id(run_id: str, fence: int, ordinal: int) -> str:

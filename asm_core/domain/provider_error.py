@@ -152,12 +152,6 @@ def normalize_error(error: object, provider: str | None = None, limits: TextLimi
     )
 
 
-def failure_data(error: AsmError) -> dict[str, Any]:
-    """The payload of `run_failed`, `session_failed` and `error_occurred`: `run.error` under the events' names."""
-    payload = error.to_payload()
-    return {"error_code": payload.pop("code"), "error_message": payload.pop("message"), **payload}
-
-
 def _details(attrs: Mapping[str, Any]) -> Mapping[str, Any]:
     details = attrs.get("details")
     return details if isinstance(details, Mapping) else {}

@@ -33,6 +33,19 @@ class OnWorkerLost(StrEnum):
     RESUME = "resume"
 
 
+class Continuation(StrEnum):
+    """How a run goes on from what was said before in its session."""
+
+    NONE = "none"
+    """It knows nothing of it."""
+    AUTO = "auto"
+    """As well as the provider can."""
+    REPLAY = "replay"
+    """The conversation so far is handed to the provider."""
+    NATIVE = "native"
+    """The provider's own session is resumed; where it cannot be, the run is refused."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
     """How a run is to be executed; travels in its row."""
@@ -44,6 +57,9 @@ class RunOptions:
     queue_timeout_ms: int | None = None
     max_attempts: int = 1
     on_worker_lost: OnWorkerLost = OnWorkerLost.FAIL
+    continuation: Continuation = Continuation.NONE
+    continuation_opts: Mapping[str, int] = field(default_factory=dict)
+    """Bounds of the conversation that is handed on, as of `transcript.Budget`."""
 
     def to_map(self) -> dict[str, Any]:
         return {
@@ -53,12 +69,18 @@ class RunOptions:
             "queue_timeout_ms": self.queue_timeout_ms,
             "max_attempts": self.max_attempts,
             "on_worker_lost": str(self.on_worker_lost),
+            "continuation": str(self.continuation),
+            "continuation_opts": dict(self.continuation_opts),
         }
 
     @classmethod
     def from_map(cls, value: Mapping[str, Any]) -> RunOptions:
         known = {name: value[name] for name in cls.__slots__ if name in value}
-        return cls(**known | {"on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail"))})
+        words = {
+            "on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail")),
+            "continuation": Continuation(known.get("continuation", "none")),
+        }
+        return cls(**known | words)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

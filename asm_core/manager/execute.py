@@ -8,19 +8,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import aclosing
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from typing import NamedTuple
 
 from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
 from asm_core.domain.event import EventType
-from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.messages import input_messages
+from asm_core.domain.pricing import PriceList
+from asm_core.domain.provider_error import normalize_error
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.signals import RunSignals, StopCause
-from asm_core.pipeline import ingest
+from asm_core.pipeline import ingest, ingest_end
 from asm_core.pipeline.context import RunContext
 from asm_core.pipeline.persist import RunWriter
 from asm_core.ports.clock import Clock
@@ -38,6 +41,9 @@ class Attempt(NamedTuple):
     adapter: ProviderAdapter
     writer: RunWriter
     signals: RunSignals
+    prices: PriceList
+    redactor: Redactor = REDACTOR
+    """For what is stored, here and with the outcome."""
 
 
 async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunOutcome:
@@ -58,20 +64,22 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
     result = RunResult()
     if attempt.started.cancel_kind:
         return RunOutcome(status=RunStatus.CANCELLED)
-    pump = asyncio.create_task(_pump(attempt, result, limits, clock))
+    ctx = _context(attempt, clock)
+    pump = asyncio.create_task(_pump(attempt, ctx, result, limits))
     try:
         cause = await _stopped_or_done(pump, attempt.signals, attempt.started.remaining_ms / 1000)
     finally:
         await _end(pump, limits.cancel_grace_s)
     if attempt.signals.cause is StopCause.LEASE_LOST:
         raise LeaseLost(attempt.writer.lease.run_id)
+    await _store_held(ctx, attempt.writer, result)
     outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
-    return await _flushed(attempt.writer, outcome)
+    outcome = _told(await _flushed(attempt.writer, outcome), attempt.adapter.name)
+    return attempt.redactor.outcome(outcome)
 
 
-async def _pump(attempt: Attempt, result: RunResult, limits: RunLimits, clock: Clock) -> Completion:
+async def _pump(attempt: Attempt, ctx: RunContext, result: RunResult, limits: RunLimits) -> Completion:
     """Store what opens the attempt, then everything the adapter emits."""
-    ctx = _context(attempt.execution, attempt.writer.lease, attempt.adapter.name, clock)
     for raw in _opening(attempt):
         await _store(raw, ctx, attempt.writer, result)
     loop = asyncio.get_running_loop()
@@ -99,6 +107,14 @@ async def _store(raw: RawEvent, ctx: RunContext, writer: RunWriter, result: RunR
         await writer.put(event)
 
 
+async def _store_held(ctx: RunContext, writer: RunWriter, result: RunResult) -> None:
+    """However the stream came to its end: what redaction still holds back of it belongs to the run."""
+    with suppress(AsmError):  # the writer's own, which its flush raises again
+        for event in ingest_end(ctx):
+            result.observe(event)
+            await writer.put(event)
+
+
 def _opening(attempt: Attempt) -> list[RawEvent]:
     """The takeover notice of a later attempt, so that readers can fold the dead one away; then the input."""
     opening = []
@@ -110,16 +126,20 @@ def _opening(attempt: Attempt) -> list[RawEvent]:
     return opening + [RawEvent(EventType.MESSAGE_SENT, message) for message in messages]
 
 
-def _context(execution: Execution, lease: Lease, provider: str, clock: Clock) -> RunContext:
+def _context(attempt: Attempt, clock: Clock) -> RunContext:
+    execution, lease = attempt.execution, attempt.writer.lease
     correlation_id = execution.session.metadata.get("correlation_id")
     return RunContext(
         session_id=lease.session_id,
         run_id=lease.run_id,
         fence=lease.fence,
         attempt=execution.attempt,
-        provider=provider,
+        provider=attempt.adapter.name,
         clock=clock,
         correlation_id=correlation_id if isinstance(correlation_id, str) else None,
+        model=execution.model,
+        prices=attempt.prices,
+        redactor=attempt.redactor,
     )
 
 
@@ -194,6 +214,11 @@ def _outcome_of_stop(cause: StopCause, result: RunResult) -> RunOutcome:
         provider_metadata=result.provider_metadata,
         turn_count=result.turn_count,
     )
+
+
+def _told(outcome: RunOutcome, provider: str) -> RunOutcome:
+    """With a provider's failure in the one shape that all have."""
+    return outcome if outcome.error is None else replace(outcome, error=normalize_error(outcome.error, provider))
 
 
 async def _flushed(writer: RunWriter, outcome: RunOutcome) -> RunOutcome:

@@ -9,7 +9,10 @@ from typing import NamedTuple, TypeVar
 from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.pricing import PriceList
+from asm_core.domain.redaction import Redactor
 from asm_core.domain.run import RunOutcome
+from asm_core.manager.continuity import conversation_before
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
 from asm_core.pipeline.patience import patiently
@@ -18,6 +21,7 @@ from asm_core.pipeline.publish import Publisher
 from asm_core.ports.clock import Clock
 from asm_core.ports.provider import Execution, ProviderAdapter
 from asm_core.ports.queue import Claimed, RunQueue
+from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
 
 T = TypeVar("T")
@@ -38,10 +42,13 @@ class Runner:
     """
 
     queue: RunQueue
+    store: SessionStore
     writer: EventWriter
     publisher: Publisher
     wakeups: Wakeups
     adapter_of: Callable[[str], ProviderAdapter]
+    prices: PriceList
+    redactor: Redactor
     limits: RunLimits
     outage_tolerance_s: float
     clock: Clock
@@ -70,16 +77,21 @@ class Runner:
         try:
             adapter = self.adapter_of(options.provider)
         except AsmError as error:
-            return RunOutcome(status=RunStatus.FAILED, error=error)
+            return self.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
         started = await self._patiently(lambda: self.queue.start(claim.lease))
         on_started()
         run = replace(claim.run, attempt=started.attempt)
+        transcript = await self._patiently(lambda: conversation_before(self.store, run))
         attempt = Attempt(
-            execution=Execution(run=run, session=claim.session, attempt=started.attempt, model=options.model),
+            execution=Execution(
+                run=run, session=claim.session, attempt=started.attempt, model=options.model, transcript=transcript
+            ),
             started=started,
             adapter=adapter,
             writer=self.writer.bind(claim.lease),
             signals=signals,
+            prices=self.prices,
+            redactor=self.redactor,
         )
         return await execute_run(attempt, self.limits, self.clock)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ from asm_core.domain import ids
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.negotiation import CapabilityResolver
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
 from asm_core.manager.control import Control
@@ -125,20 +126,41 @@ class SessionManager:
 
     # Runs
 
-    async def start_run(self, /, session_id: str, input: Mapping[str, Any], **options: Any) -> Run:
+    async def start_run(
+        self,
+        /,
+        session_id: str,
+        input: Mapping[str, Any],
+        *,
+        required_capabilities: Iterable[str] = (),
+        optional_capabilities: Iterable[str] = (),
+        **options: Any,
+    ) -> Run:
         """
         A pending run that waits for `execute_run`; nobody else starts it.
 
         Args:
-            options: `model, timeout_ms, metadata`, as of a submit over HTTP.
+            required_capabilities: types that the provider must have (`tool`, `sampling`, …).
+            optional_capabilities: types whose absence is noted in the run's metadata, under `capability_warnings`.
+            options: `model, timeout_ms, continuation, continuation_opts, metadata`, as of a submit over HTTP.
 
         Raises:
             AsmError: `session_not_found`, `validation_error`, `invalid_input`, `payload_too_large`,
-                `invalid_operation` (the session has ended).
+                `invalid_operation` (the session has ended), `missing_required_capability`, `invalid_capability_type`.
         """
+        warnings = self._negotiated(required_capabilities, optional_capabilities)
+        if warnings:
+            options["metadata"] = {**options.get("metadata", {}), "capability_warnings": warnings}
         request = RunRequest(input=input, provider=self.adapter.name, **options)
         submitted = await self.submitter.submit(session_id, self.tenant_id, request, queued=False)
         return await self.get_run(submitted.run_id)
+
+    def _negotiated(self, required: Iterable[str], optional: Iterable[str]) -> list[str]:
+        """What is missing of the optional ones. Without requirements the provider is not asked."""
+        resolver = CapabilityResolver.new(required=required, optional=optional)
+        if not (resolver.required or resolver.optional):
+            return []
+        return [*resolver.negotiate(self.adapter.capabilities()).warnings]
 
     async def execute_run(self, run_id: str, *, event_callback: EventCallback | None = None) -> ExecutionResult:
         """

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from asm_core.domain.errors import AsmError
 from asm_core.domain.lifecycle import SessionVerb
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.session import Session
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.queue import RunQueue, SessionChange
@@ -19,14 +20,20 @@ class Sessions:
     wakeups: Wakeups
     nudges: Nudges
     publisher: Publisher
+    redactor: Redactor = REDACTOR
 
     async def create(self, session: Session) -> Session:
-        """Store a session with its queue; it is active at once. Raises AsmError `storage_connection_failed`."""
-        return await self._announce(await self.queue.create_session(session))
+        """
+        Store a session with its queue; it is active at once. Secrets in it are not stored.
+
+        Raises:
+            AsmError: `storage_connection_failed`.
+        """
+        return await self._announce(await self.queue.create_session(self.redactor.session(session)))
 
     async def start(self, session: Session) -> Session:
         """Store a session that waits to be activated. Raises AsmError `storage_connection_failed`."""
-        return await self._announce(await self.queue.create_session(session, activate=False))
+        return await self._announce(await self.queue.create_session(self.redactor.session(session), activate=False))
 
     async def activate(self, session_id: str, tenant_id: str) -> Session:
         """Raises `session_not_found`, `invalid_transition`."""

@@ -1,19 +1,24 @@
 """
 Submitting a run: everything that can be known now is checked now, so that a bad request is an error to the caller and
 not a failed run. Then one transaction, then a wakeup that may be lost.
+
+What is queued is stored, so it is redacted first: a provider never gets a secret that stood in a run's input. Only the
+hash by which a repeated request is recognised is of the request as it came.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from asm_core.clock import new_id
 from asm_core.domain import ids
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, OnWorkerLost, RunOptions
+from asm_core.domain.redaction import REDACTOR, Redactor
+from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, Continuation, OnWorkerLost, RunOptions
 from asm_core.domain.session import Session
+from asm_core.domain.transcript import Budget
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.queue import RunQueue, Submission, Submitted
@@ -25,6 +30,7 @@ DEFAULT_PROVIDER = "scripted"
 DEFAULT_REPEATS = 3
 """Attempts of a run that may be repeated after a lost worker."""
 MAX_ATTEMPTS = 100
+CONTINUATION_OPTS = ("max_messages", "max_chars", "max_tokens_approx")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +44,10 @@ class RunRequest:
     queue_timeout_ms: int | None = None
     max_attempts: int | None = None
     on_worker_lost: str = OnWorkerLost.FAIL
+    continuation: str | bool | None = None
+    """`none`, `auto`, `replay` or `native`; true means auto."""
+    continuation_opts: Mapping[str, int] = field(default_factory=dict)
+    """`max_messages`, `max_chars`, `max_tokens_approx`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -47,6 +57,7 @@ class Submitter:
     Args:
         adapter_of: a provider's adapter by name; raises `validation_error` for an unknown or forbidden one.
         max_input_bytes: size limit of a run's input as JSON.
+        redactor: for everything that is stored of a request.
     """
 
     queue: RunQueue
@@ -55,6 +66,7 @@ class Submitter:
     publisher: Publisher
     adapter_of: Callable[[str], ProviderAdapter]
     max_input_bytes: int
+    redactor: Redactor = REDACTOR
 
     async def submit(
         self,
@@ -94,18 +106,22 @@ class Submitter:
             run_id=new_id(ids.RUN),
             session_id=session.id,
             tenant_id=session.tenant_id,
-            input=request.input,
-            options=options,
-            metadata=request.metadata,
-            idempotency_key=key,
+            input=self.redactor.value(request.input),
+            options=replace(options, model=self.redactor.value(options.model)),
+            metadata=self.redactor.value(request.metadata),
+            idempotency_key=self._storable_key(key),
             request_hash=request_hash(*asked) if key is not None else None,
-            new_session=session if one_shot else None,
+            new_session=self.redactor.session(session) if one_shot else None,
             queued=queued,
         )
         submitted = await self.queue.submit(submission)
         self.publisher.publish(submitted.events)
         self.wakeups.wake(submitted.wake)
         return submitted
+
+    def _storable_key(self, key: str | None) -> str | None:
+        """A key that is a secret is kept as its digest: redacted, it could be taken for another."""
+        return key if self.redactor.value(key) == key else f"sha256:{request_hash(key)}"
 
     def check(self, session: Session, request: RunRequest) -> RunOptions:
         """The options in force, or the reason why this run could never succeed."""
@@ -122,6 +138,8 @@ class Submitter:
             queue_timeout_ms=_within(request.queue_timeout_ms, "queue_timeout_ms", MAX_TIMEOUT_MS),
             max_attempts=_attempts(request),
             on_worker_lost=OnWorkerLost(request.on_worker_lost),
+            continuation=_continuation(request.continuation, provider),
+            continuation_opts=_continuation_opts(request.continuation_opts),
         )
 
 
@@ -140,6 +158,24 @@ def _attempts(request: RunRequest) -> int:
     if repeats and attempts == 1:
         raise _invalid("max_attempts", f"must be at least 2 with on_worker_lost={request.on_worker_lost}, not 1")
     return attempts or (DEFAULT_REPEATS if repeats else 1)
+
+
+def _continuation(value: str | bool | None, provider: str) -> Continuation:
+    name = {None: "none", False: "none", True: "auto"}.get(value, value) if not isinstance(value, str) else value
+    if name not in Continuation._value2member_map_:
+        raise _invalid("continuation", f"must be one of {', '.join(Continuation)}, not {value!r}")
+    if name == Continuation.NATIVE:
+        message = f"the provider {provider} cannot resume its own sessions"
+        raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"field": "continuation"})
+    return Continuation(str(name))
+
+
+def _continuation_opts(given: Mapping[str, int]) -> Mapping[str, int]:
+    """Raises `validation_error` naming a bound that is unknown or no integer from 1."""
+    if unknown := given.keys() - CONTINUATION_OPTS:
+        raise _invalid("continuation_opts", f"knows {', '.join(CONTINUATION_OPTS)}, not {', '.join(sorted(unknown))}")
+    Budget(**given)
+    return given
 
 
 def _invalid(field_name: str, problem: str) -> AsmError:

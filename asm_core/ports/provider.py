@@ -11,6 +11,7 @@ from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
+from asm_core.domain.transcript import Transcript
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +50,8 @@ class Execution:
     attempt: int
     """From 1."""
     model: str | None = None
+    transcript: Transcript | None = None
+    """What was said before in the session, for a run that goes on from it; the run's own input is not in it."""
 
 
 class ProviderAdapter(Protocol):

@@ -19,6 +19,7 @@ from itertools import islice
 from typing import Any, TypeVar
 
 from asm_core.domain.event import Event, EventFrame
+from asm_core.domain.fields import parse_datetime
 from asm_core.domain.lifecycle import TERMINAL_RUNS
 from asm_core.domain.run import Run, parse_run_status
 from asm_core.domain.session import Session, parse_session_status
@@ -30,7 +31,7 @@ from asm_core.stores.local.common import Tx, earliest, frames_of, in_order
 from asm_core.stores.local.records import PRESENT, TABLES, Row, TableRule, Transaction, Where
 from asm_core.stores.local.submit import position_of
 from asm_core.stores.sql.convert import event_of, run_of, session_of
-from asm_core.stores.sql.page_cursor import check_limit, decode_cursor, encode_cursor
+from asm_core.stores.sql.page_cursor import Binding, binding_of, check_limit, decode_cursor, encode_cursor
 from asm_core.stores.sql.rows import bounds_row, event_rows, firsts, run_row, session_row
 from asm_core.wire import dumps, loads
 
@@ -323,7 +324,8 @@ class MemorySessionStore:
 
         def read(db: MemoryTransaction) -> Page[Session]:
             found = [row for row in db.rows("sessions", where) if tag is None or tag in row["tags"]]
-            rows, following = _page(found, "session", limit, cursor)
+            given = {"tenant_id": tenant_id, "status": status, "agent_id": agent_id, "tag": tag}
+            rows, following = _page(found, binding_of("session", "created_at_desc", given), limit, cursor)
             return Page([session_of(_with_bounds(db, row)) for row in rows], following)
 
         return await self._records.read(read)
@@ -347,7 +349,9 @@ class MemorySessionStore:
             where["provider"] = provider
 
         def read(db: MemoryTransaction) -> Page[Run]:
-            rows, following = _page(db.rows("runs", where), "run", limit, cursor)
+            given = {"tenant_id": tenant_id, "session_id": session_id, "status": status, "provider": provider}
+            binding = binding_of("run", "created_at_desc", given)
+            rows, following = _page(db.rows("runs", where), binding, limit, cursor)
             return Page([_run(db, row) for row in rows], following)
 
         return await self._records.read(read)
@@ -467,17 +471,17 @@ def _admits(where: EventFilter, event: Row) -> bool:
     )
 
 
-def _page(rows: list[Row], kind: str, limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
+def _page(rows: list[Row], binding: Binding, limit: int, cursor: str | None) -> tuple[list[Row], str | None]:
     """Newest first, by (created_at, id)."""
     check_limit(limit)
     if cursor is not None:
-        behind = decode_cursor(cursor, kind)
+        behind = decode_cursor(cursor, binding, parse_datetime)
         rows = [row for row in rows if (row["created_at"], row["id"]) < behind]
     newest = sorted(rows, key=lambda row: (row["created_at"], row["id"]), reverse=True)
     if len(newest) <= limit:
         return newest, None
     last = newest[limit - 1]
-    return newest[:limit], encode_cursor(kind, last["created_at"], last["id"])
+    return newest[:limit], encode_cursor(binding, last["created_at"], last["id"])
 
 
 def _queue_status(db: MemoryTransaction, session_id: str, tenant_id: str, now: datetime) -> QueueStatus:

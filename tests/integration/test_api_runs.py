@@ -23,6 +23,7 @@ async def test_a_submitted_run_waits_in_its_place(http: httpx2.AsyncClient, worl
     """202 with id, status and position; the row holds what was asked for, with the session's defaults."""
     session_id = await new_session(http, provider="scripted", model="m-1")
     body = INPUT | {"timeout_ms": 5_000, "queue_timeout_ms": 60_000, "on_worker_lost": "retry", "metadata": {"n": 1}}
+    body |= {"continuation": True, "continuation_opts": {"max_messages": 5}}
     answers = [await http.post(f"/v1/sessions/{session_id}/runs", json=body) for _ in range(2)]
     assert [answer.status_code for answer in answers] == [202, 202]
     first, second = (answer.json() for answer in answers)
@@ -42,6 +43,8 @@ async def test_a_submitted_run_waits_in_its_place(http: httpx2.AsyncClient, worl
         "queue_timeout_ms": 60_000,
         "max_attempts": 3,
         "on_worker_lost": "retry",
+        "continuation": "auto",
+        "continuation_opts": {"max_messages": 5},
     }
     run = (await http.get(f"/v1/runs/{second['id']}")).json()
     assert (run["input"], run["metadata"], run["position"], run["status"]) == (INPUT["input"], {"n": 1}, 2, "pending")

@@ -41,7 +41,7 @@ async def test_an_unknown_provider_is_refused_at_once(http: httpx2.AsyncClient) 
 
 
 async def test_lists_are_filtered_and_paged(http: httpx2.AsyncClient) -> None:
-    """Newest first; pages neither repeat nor skip, whatever is created meanwhile."""
+    """Newest first; pages neither repeat nor skip, whatever is created meanwhile. A cursor belongs to its filters."""
     ids = [await new_session(http, agent_id="lister", tags=["odd"] if n % 2 else ["even"]) for n in range(7)]
     await http.post(f"/v1/sessions/{ids[0]}/pause")
     seen: list[str] = []
@@ -59,7 +59,9 @@ async def test_lists_are_filtered_and_paged(http: httpx2.AsyncClient) -> None:
     assert odd["cursor"] is None
     paused = (await http.get("/v1/sessions", params={"status": "paused"})).json()
     assert [session["id"] for session in paused["sessions"]] == [ids[0]]
-    problem_in(await http.get("/v1/runs", params={"cursor": params["cursor"]}), 422, "invalid_cursor")
+    for path in ("/v1/runs", "/v1/sessions", "/v1/sessions?agent_id=lister&status=active"):
+        response = await http.get(httpx2.URL(path).copy_merge_params({"cursor": params["cursor"]}))
+        problem_in(response, 422, "invalid_cursor")
 
 
 async def test_pause_and_resume(http: httpx2.AsyncClient, world: World) -> None:

@@ -28,6 +28,7 @@ FIGURES = {
     "growth": {"median_ms_by_events", "ratio_last_to_first"},
     "overhead": {"submit_to_completed_ms", "bare_task_ms", "runs_per_s", "bare_tasks_per_s"},
     "recovery": {"fast"},
+    "redaction": {"chunk", "output"},
     "startup": {"cpu_ms", "worker_s", "asm_dev"},
 }
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,12 +17,14 @@ from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
-from asm_core.library import open_manager
+from asm_core.library import Store, open_manager, open_store
 from asm_core.manager.oneshot import StreamSession
 from asm_core.manager.runtime import SessionRuntime
-from asm_core.manager.session_manager import SessionManager
+from asm_core.manager.session_manager import ExecutionResult, SessionManager
+from asm_core.ports.provider import Completion, Execution, RawEvent
 from asm_core.ports.store import EventFilter
-from tests.builders import World, eventually
+from asm_core.stores.sql.verify import verify_database
+from tests.builders import eventually
 
 QUICK = FleetTimes(
     beat_interval=timedelta(seconds=0.1), lease_ttl=timedelta(seconds=1), sweep_interval=timedelta(seconds=0.1)
@@ -29,10 +32,23 @@ QUICK = FleetTimes(
 FOREVER = {"sleep_ms": 600_000}
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Store]:
+    """Each kind of store in turn; a database is verified in the end."""
+    if request.param == "postgres":
+        url = request.getfixturevalue("database_url")
+    else:
+        url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path / 'asm.db'}"}[request.param]
+    async with open_store(url, times=QUICK) as opened_store:
+        yield opened_store
+    if request.param == "postgres":
+        assert (await verify_database(url)).violations == []
+
+
 @pytest.fixture
-async def manager(world: World) -> AsyncIterator[SessionManager]:
-    async with open_manager(world.url, ScriptedAdapter(), times=world.times) as opened:
-        yield opened
+async def manager(store: Store) -> AsyncIterator[SessionManager]:
+    async with open_manager(store, ScriptedAdapter()) as opened_manager:
+        yield opened_manager
 
 
 def script(*steps: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,6 +61,11 @@ async def opened(manager: SessionManager, **fields: Any) -> str:
 
 async def types(manager: SessionManager, session_id: str) -> list[str]:
     return [str(event.type) for event in await manager.get_session_events(session_id)]
+
+
+async def execute(manager: SessionManager, session_id: str, given: Any, **options: Any) -> ExecutionResult:
+    run = await manager.start_run(session_id, given, **options)
+    return await manager.execute_run(run.id)
 
 
 async def failure(call: Any) -> AsmError:
@@ -125,10 +146,15 @@ async def test_a_failed_run_raises_what_it_failed_with_and_keeps_it(manager: Ses
     assert (error.code, error.message, error.details["retry_after_ms"]) == (
         ErrorCode.PROVIDER_RATE_LIMITED, "slow down", 7,
     )  # fmt: skip
+    assert error.provider_error == {
+        "provider": "scripted", "kind": "rate_limit", "message": "slow down",
+        "exit_code": None, "stderr": None, "truncated": None,
+    }  # fmt: skip
     row = await manager.get_run(run.id)
     assert (row.status, row.token_usage) == (RunStatus.FAILED, {"input_tokens": 5, "output_tokens": 0})
     last = (await manager.get_session_events(session_id))[-1]
     assert (last.type, last.data["error_code"]) == ("run_failed", "provider_rate_limited")
+    assert last.data["provider_error"] == error.provider_error
     assert (await manager.get_session(session_id)).status is SessionStatus.ACTIVE
 
 
@@ -211,6 +237,93 @@ async def test_a_stream_follows_from_its_cursor(manager: SessionManager) -> None
     await manager.execute_run(run.id)
     await following
     assert seen == list(range(2, len(seen) + 2))
+
+
+# Capabilities
+
+
+async def test_what_a_run_requires_the_provider_must_have(manager: SessionManager) -> None:
+    """spec/01 checks 158, 159; weakness 44: what is missing of the optional is told."""
+    session_id = await opened(manager)
+    error = await failure(manager.start_run(session_id, {"prompt": "x"}, required_capabilities=["file_access"]))
+    assert (error.code, error.details["missing"]) == (ErrorCode.MISSING_REQUIRED_CAPABILITY, ["file_access"])
+    unknown = await failure(manager.start_run(session_id, {"prompt": "x"}, optional_capabilities=["telepathy"]))
+    assert unknown.code is ErrorCode.INVALID_CAPABILITY_TYPE
+    assert await manager.get_session_runs(session_id) == []
+    run = await manager.start_run(
+        session_id, {"prompt": "x"}, required_capabilities=["tool"], optional_capabilities=["file_access"]
+    )
+    [warning] = run.metadata["capability_warnings"]
+    assert "file_access" in warning
+
+
+# Continuation
+
+
+class Listener(ScriptedAdapter):
+    """Remembers the conversation that each of its runs was given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard: list[list[tuple[str, str | None]] | None] = []
+
+    async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
+        given = execution.transcript
+        self.heard.append(
+            None if given is None else [(str(message.role), message.content) for message in given.messages]
+        )
+        async for item in super().execute(execution):
+            yield item
+
+
+async def test_a_run_goes_on_from_what_was_said_before(store: Store) -> None:
+    """spec/01 checks 188 to 190, 192; weaknesses 46, 47: without its own input, without runs still in flight."""
+    adapter = Listener()
+    async with open_manager(store, adapter) as manager:
+        session_id = await opened(manager)
+        await execute(manager, session_id, script({"say": "First", "chunks": 3}))
+        busy = await manager.start_run(session_id, script({"say": "Unfinished"}, FOREVER))
+        in_flight = asyncio.create_task(manager.execute_run(busy.id))
+
+        async def has_spoken() -> None:
+            spoken = await manager.get_session_events(session_id, EventFilter(run_id=busy.id))
+            assert "message_received" in [event.type for event in spoken]
+
+        await eventually(has_spoken)
+        for how in (None, False, True, "auto", "replay"):
+            await execute(manager, session_id, {"prompt": "x"}, continuation=how)
+        await execute(manager, session_id, {"prompt": "x"}, continuation=True, continuation_opts={"max_messages": 1})
+        await manager.cancel_run(busy.id)
+        assert (await failure(in_flight)).code is ErrorCode.CANCELLED
+    before = [("user", "Do it"), ("assistant", "First")]
+    echo = [("user", "x"), ("assistant", "x")]
+    assert adapter.heard == [
+        None, None, None, None,
+        before + 2 * echo, before + 3 * echo, before + 4 * echo, [("assistant", "x")],
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "field"),
+    [
+        ({"continuation": "native"}, ErrorCode.INVALID_OPERATION, "continuation"),
+        ({"continuation": "sometimes"}, ErrorCode.VALIDATION_ERROR, "continuation"),
+        (
+            {"continuation": True, "continuation_opts": {"max_words": 1}},
+            ErrorCode.VALIDATION_ERROR,
+            "continuation_opts",
+        ),
+        ({"continuation_opts": {"max_chars": 0}}, ErrorCode.VALIDATION_ERROR, "max_chars"),
+    ],
+)
+async def test_a_continuation_that_cannot_be_is_refused_at_the_start(
+    manager: SessionManager, options: Mapping[str, Any], code: ErrorCode, field: str
+) -> None:
+    """spec/01 checks 190, 191; weakness 8: it does not cost a run."""
+    session_id = await opened(manager)
+    error = await failure(manager.start_run(session_id, {"prompt": "x"}, **options))
+    assert (error.code, error.details["field"]) == (code, field)
+    assert await manager.get_session_runs(session_id) == []
 
 
 # One-shots and streams
@@ -321,21 +434,21 @@ async def test_a_runtime_is_followed_live(manager: SessionManager) -> None:
     assert seen[-1].type == "run_completed"
 
 
-async def test_what_is_queued_waits_for_the_next_runtime(world: World, manager: SessionManager) -> None:
+async def test_what_is_queued_waits_for_the_next_runtime(store: Store, manager: SessionManager) -> None:
     session_id = await opened(manager, max_concurrent_runs=1)
     async with SessionRuntime(manager, session_id) as runtime:
         await runtime.submit_run(script({"sleep_ms": 300}))
     async with (
-        open_manager(world.url, ScriptedAdapter(), times=QUICK) as other,
+        open_manager(store, ScriptedAdapter()) as other,
         SessionRuntime(other, session_id) as again,
     ):
         queued = await again.submit_run(script({"say": "later"}))
         assert (await again.await_run(queued.run_id)).status is RunStatus.COMPLETED
 
 
-async def test_leaving_a_manager_ends_its_runs(world: World) -> None:
+async def test_leaving_a_manager_ends_its_runs(store: Store) -> None:
     """Shutdown: nothing is left running, the run says why."""
-    async with open_manager(world.url, ScriptedAdapter()) as manager:
+    async with open_manager(store, ScriptedAdapter()) as manager:
         session_id = await opened(manager)
         run = await manager.start_run(session_id, script({"say": "x"}, FOREVER))
         execution = asyncio.create_task(manager.execute_run(run.id))
@@ -346,28 +459,29 @@ async def test_leaving_a_manager_ends_its_runs(world: World) -> None:
         await eventually(is_under_way)
     error = await failure(execution)
     assert error.details["reason"] == "worker_shutdown"
-    assert await world.value("SELECT count(*) FROM asm_run_leases") == 0
+    assert (await store.records.queue_status(session_id, "default")).is_idle
 
 
-async def test_a_manager_killed_in_mid_run_is_healed_by_the_next(world: World) -> None:
+async def test_a_manager_killed_in_mid_run_is_healed_by_the_next(store: Store) -> None:
     """Weakness 29: nothing is `running` for ever."""
-    worker_id = await world.worker()
-    session_id = await world.session()
-    run_id = (await world.submit(session_id, queued=False)).run_id
-    claim = await world.queue.claim_run(run_id, "default", worker_id)
-    await world.queue.start(claim.lease)
-    await world.silence(worker_id)
-    async with open_manager(world.url, ScriptedAdapter(), times=QUICK) as manager:
+    async with open_manager(store, ScriptedAdapter()) as manager:
+        session_id = await opened(manager)
+        run = await manager.start_run(session_id, {"prompt": "x"})
+        await store.queue.register_worker("wrk_dead", hostname="here", pid=1, slots=1)
+        claim = await store.queue.claim_run(run.id, "default", "wrk_dead")
+        await store.queue.start(claim.lease)  # and never a beat again
 
         async def has_failed() -> None:
-            assert (await manager.get_run(run_id)).status is RunStatus.FAILED
+            assert (await manager.get_run(run.id)).status is RunStatus.FAILED
 
-        await eventually(has_failed)
+        await eventually(has_failed, 10)
 
 
-def test_without_an_event_loop(database_url: str) -> None:
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+def test_without_an_event_loop(tmp_path: Path, kind: str) -> None:
     """The blocking manager: the same verbs, results and errors."""
-    with sync.open_manager(database_url, ScriptedAdapter()) as manager:
+    url = "memory://" if kind == "memory" else f"sqlite:///{tmp_path / 'asm.db'}"
+    with sync.open_manager(url, ScriptedAdapter()) as manager:
         result = manager.run_once(script({"say": "Hello"}))
         assert result.output["content"] == "Hello"
         assert manager.get_session(result.session_id).status is SessionStatus.COMPLETED
@@ -385,12 +499,14 @@ def test_without_an_event_loop(database_url: str) -> None:
         assert manager.get_session(stream.session_id).status is SessionStatus.CANCELLED
 
 
-async def test_the_library_is_what_it_says(database_url: str) -> None:
+async def test_the_library_is_what_it_says(tmp_path: Path) -> None:
     """`from asm_core import …`: every name is there; the shortest way to an answer."""
     assert all(getattr(asm_core, name) for name in asm_core.__all__)
     with pytest.raises(AttributeError):
         _ = asm_core.nothing
-    result = await asm_core.run_once(database_url, asm_core.ScriptedAdapter(), {"prompt": "Hello"})
+    result = await asm_core.run_once(
+        f"sqlite:///{tmp_path / 'asm.db'}", asm_core.ScriptedAdapter(), {"prompt": "Hello"}
+    )
     assert result.output["content"] == "Hello"
-    error = await failure(asm_core.run_once("mysql://x", asm_core.ScriptedAdapter(), {"prompt": "Hello"}))
+    error = await failure(asm_core.run_once("mysql://x", asm_core.ScriptedAdapter(), {}))
     assert (error.code, "mysql" in error.message) == (ErrorCode.VALIDATION_ERROR, True)

@@ -43,14 +43,14 @@ def test_identity_comes_from_the_run_and_never_from_the_provider() -> None:
 def test_events_are_numbered_within_their_term() -> None:
     """DESIGN §5: the id derives from run, fence and ordinal, so a repeated append stores nothing twice."""
     ctx = a_context(fence=7)
-    made = [stored("message_streamed", {"content": "x"}, ctx).id for _ in range(3)]
+    made = [stored("message_streamed", {"content": "x "}, ctx).id for _ in range(3)]
     assert made == [event_id("run_1", 7, ordinal) for ordinal in range(3)]
 
 
 def test_the_adapter_metadata_is_kept() -> None:
     """spec/01 check 44."""
     given = {"source": "cli", "latency_ms": 5, "deep": {1: EventType.RUN_STARTED}}
-    event = stored("message_streamed", {"content": "x"}, metadata=given)
+    event = stored("message_streamed", {"content": "x "}, metadata=given)
     assert event.metadata == {"source": "cli", "latency_ms": 5, "deep": {"1": "run_started"}}
 
 

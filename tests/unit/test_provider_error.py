@@ -14,7 +14,6 @@ from asm_core.domain.provider_error import (
     NO_MESSAGE,
     ProviderErrorKind,
     TextLimits,
-    failure_data,
     normalize_error,
     normalize_provider_error,
 )
@@ -266,8 +265,8 @@ def test_the_failing_event_tells_what_the_run_holds() -> None:
     """spec/01 checks 154, 183: the same facts under the names of `run_failed` and `session_failed`."""
     error = normalize_error(AsmError(ErrorCode.PROVIDER_ERROR, "x", details={"a": 1}), "claude")
     payload = error.to_payload()
-    assert failure_data(error) == {
+    assert error.to_event_data() == {
         "error_code": "provider_error", "error_message": "x", "provider_error": payload["provider_error"],
         "details": {"a": 1},
     }  # fmt: skip
-    assert failure_data(AsmError(ErrorCode.TIMEOUT, "late")) == {"error_code": "timeout", "error_message": "late"}
+    assert AsmError(ErrorCode.TIMEOUT, "late").to_event_data() == {"error_code": "timeout", "error_message": "late"}

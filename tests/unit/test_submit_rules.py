@@ -19,7 +19,9 @@ from asm_core.ports.queue import RunQueue, Submission, Submitted
 from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
 from asm_core.providers import Providers
+from asm_core.wire import request_hash
 from tests.builders import a_frame, a_session
+from tests.fixtures.secrets import REFERENCE
 
 
 class Recorder:
@@ -178,3 +180,42 @@ async def test_a_one_shot_brings_its_session() -> None:
     [submission] = recorder.submissions
     assert (submission.new_session, submission.session_id) == (session, session.id)
     assert (await submitted()).new_session is None
+
+
+SECRET = REFERENCE[6].secret
+
+
+async def test_what_is_queued_holds_no_secret() -> None:
+    """spec/01 §21 (52): the row is what the worker executes, so the provider does not get it either."""
+    submission = await submitted(
+        input={"prompt": f"use {SECRET}", "env": {"API_KEY": "x"}}, metadata={"note": SECRET}, model=SECRET
+    )
+    assert submission.input == {"prompt": "use [REDACTED]", "env": {"API_KEY": "[REDACTED]"}}
+    assert submission.metadata == {"note": "[REDACTED]"}
+    assert submission.options.model == "[REDACTED]"
+
+
+async def test_a_one_shots_session_holds_no_secret() -> None:
+    recorder = Recorder()
+    session = a_session(agent_id=SECRET, context={"token": SECRET}, metadata={"a": [SECRET]}, tags=["x", SECRET])
+    await a_submitter(recorder).submit_once(session, RunRequest(input={"prompt": "x"}))
+    [submission] = recorder.submissions
+    assert submission.new_session is not None
+    assert SECRET not in str(submission.new_session)
+    assert submission.new_session.tags == ["x", "[REDACTED]"]
+
+
+async def test_a_request_is_recognised_by_what_was_asked() -> None:
+    """Two inputs that differ in their secrets only are two requests."""
+    first = await submitted(key="k", input={"prompt": SECRET})
+    other = await submitted(key="k", input={"prompt": SECRET[::-1]})
+    asked = RunRequest(input={"prompt": SECRET})
+    assert first.request_hash == request_hash(asked) != other.request_hash
+
+
+async def test_an_idempotency_key_that_is_a_secret_is_kept_as_its_digest() -> None:
+    """It stays the same key, and no other becomes equal to it."""
+    first, again, other = [(await submitted(key=key)).idempotency_key for key in (SECRET, SECRET, SECRET + "1")]
+    assert first == again != other
+    assert SECRET not in str(first)
+    assert (await submitted(key="order-4711")).idempotency_key == "order-4711"

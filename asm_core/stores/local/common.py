@@ -230,11 +230,9 @@ def error_data(error: Mapping[str, Any] | None) -> dict[str, Any]:
     }
 
 
-def without_nulls(value: Any) -> Any:
-    """Without the keys that say nothing, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: without_nulls(item) for key, item in value.items() if item is not None}
-    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+def without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the keys that say nothing; what stands deeper is somebody's own words."""
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _spent(tx: Tx, run_id: str) -> tuple[dict[str, int | float], int | float | None]:

@@ -105,7 +105,7 @@ TABLES: Mapping[str, TableRule] = {
         lookups=(("status",), ("tenant_id",)),
     ),
     "session_sequences": TableRule(
-        key=("session_id",), required=(), defaults=_TENANT | {"last_sequence": 0, "updated_at": None}
+        key=("session_id",), required=(), defaults=_TENANT | {"last_sequence": 0, "updated_at": None, "pruned_count": 0}
     ),
     "session_runtime": TableRule(
         key=("session_id",),
@@ -123,7 +123,7 @@ TABLES: Mapping[str, TableRule] = {
         | {"turn_count": 0, "attempt": 0, "claims": 0, "owns_session": False}
         | _unset("input", "output", "error", "fence", "started_at", "ended_at", "provider", "cost_usd")
         | _unset("submit_seq", "first_fence", "claimed_at", "queue_deadline_at", "deadline_at")
-        | _unset("cancel_requested_at", "cancel_kind", "worker_id"),
+        | _unset("cancel_requested_at", "cancel_kind", "worker_id", "pruned_usage"),
         lookups=(("session_id", "status"), ("session_id",), ("status",), ("tenant_id",)),
     ),
     "run_leases": TableRule(

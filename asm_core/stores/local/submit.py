@@ -89,8 +89,9 @@ def _require_open(tx: Tx, session_id: str) -> None:
     session = tx.db.find("sessions", session_id)
     if session is None:
         raise refusals.no_session(session_id)
-    if session["status"] not in OPEN_SESSIONS:
-        raise refusals.session_ended(session_id, session["status"])
+    status = "deleted" if session["deleted_at"] else session["status"]
+    if status not in OPEN_SESSIONS:
+        raise refusals.session_ended(session_id, status)
 
 
 def _place(tx: Tx, session_id: str) -> int:

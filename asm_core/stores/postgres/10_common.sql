@@ -25,6 +25,11 @@ RETURNS void LANGUAGE sql AS $$
   VALUES (p_tenant, p_action, p_session, p_run, coalesce(p_data, '{}'))
 $$;
 
+-- Without the keys that say nothing; what stands deeper is somebody's own words.
+CREATE OR REPLACE FUNCTION asm_without_nulls(p jsonb) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT coalesce(jsonb_object_agg(key, value), '{}') FROM jsonb_each(p) WHERE value <> 'null'
+$$;
+
 -- Store one event that the database itself states. The counter row stays locked until commit, so that commit order is
 -- sequence order. The id derives from the number: the event exists exactly once because the number does.
 CREATE OR REPLACE FUNCTION asm_emit(
@@ -107,7 +112,7 @@ BEGIN
          token_usage = v_usage, cost_usd = v_cost, turn_count = p_turns,
          provider_metadata = provider_metadata || p_provider_metadata
    WHERE id = p_run AND status IN ('pending', 'running', 'awaiting_approval') RETURNING * INTO STRICT r;
-  v_data := p_data || jsonb_strip_nulls(jsonb_build_object(
+  v_data := p_data || asm_without_nulls(jsonb_build_object(
     'error_code', p_error->'code', 'error_message', p_error->'message',
     'provider_error', p_error->'provider_error', 'details', p_error->'details',
     'token_usage', nullif(v_usage, '{}'), 'cost_usd', v_cost));

@@ -34,7 +34,7 @@ BEGIN
     v_events := asm_create_session(p->'new_session', p_limiter)->'events';
     SELECT * INTO rt FROM asm_session_runtime WHERE session_id = v_session FOR UPDATE;
   END IF;
-  SELECT status INTO v_status FROM asm_sessions WHERE id = v_session;
+  SELECT CASE WHEN deleted_at IS NULL THEN status ELSE 'deleted' END INTO v_status FROM asm_sessions WHERE id = v_session;
   IF v_status NOT IN ('pending', 'active', 'paused') THEN
     DELETE FROM asm_idempotency_keys WHERE tenant_id = v_tenant AND scope = v_scope AND key = v_key;
     RETURN jsonb_build_object('refused', 'invalid_operation', 'status', v_status);

@@ -83,7 +83,8 @@ def _alone(engine: sa.Engine) -> Iterator[sa.Connection]:
 
 
 def _move(config: Config, current: str, target: str) -> None:
-    revisions = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]  # newest first
+    newest_first = ScriptDirectory.from_config(config).walk_revisions()
+    revisions = [script.revision for script in newest_first]
     is_ahead = (
         target == "head" or not current or (target in revisions and revisions.index(target) < revisions.index(current))
     )

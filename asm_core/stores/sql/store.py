@@ -9,20 +9,24 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from asm_core.clock import SystemClock
 from asm_core.domain.event import Event, EventFrame
+from asm_core.domain.fields import parse_datetime
 from asm_core.domain.run import Run, parse_run_status
 from asm_core.domain.session import Session, parse_session_status
 from asm_core.ports.clock import Clock
 from asm_core.ports.store import EventFilter, FleetStats, Page, QueueStatus
 from asm_core.stores import refusals
 from asm_core.stores.sql import writes
-from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS, frame_of, run_of, session_of
-from asm_core.stores.sql.dialect import Dialect, PostgresDialect, SqliteDialect
-from asm_core.stores.sql.page_cursor import check_limit, decode_cursor, encode_cursor
+from asm_core.stores.sql.convert import frame_of, run_of, session_of
+from asm_core.stores.sql.dialect import dialect_of
+from asm_core.stores.sql.page_cursor import PageOrder, Pager, check_limit
 from asm_core.stores.sql.rows import bounds_row, event_rows, run_row, session_row
 from asm_core.stores.sql.tables import (
-    Instant,
+    EVENT_COLUMNS,
+    IS_QUEUED,
+    RUN_COLUMNS,
+    SESSION_COLUMNS,
+    SESSIONS,
     events,
     run_leases,
     runs,
@@ -31,21 +35,10 @@ from asm_core.stores.sql.tables import (
     sessions,
     workers,
 )
-from asm_core.stores.sql.transactions import in_transaction, with_connection
+from asm_core.stores.sql.transactions import fetch, first, in_transaction, with_connection
 
-_queue = runs.alias("queue")
-_position = (
-    sa.select(sa.func.count())
-    .where(
-        _queue.c.session_id == runs.c.session_id, _queue.c.status == "pending", _queue.c.submit_seq <= runs.c.submit_seq
-    )
-    .scalar_subquery()
-)
-_is_queued = sa.and_(runs.c.status == "pending", runs.c.submit_seq.is_not(None))
-_RUN_COLUMNS = (*runs.c, sa.case((_is_queued, _position)).label("position"))
-_SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
-_SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
-_EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)
+_SESSION_ORDER = PageOrder("session", "created_at_desc", sessions.c.created_at, sessions.c.id, True, parse_datetime)
+_RUN_ORDER = PageOrder("run", "created_at_desc", runs.c.created_at, runs.c.id, True, parse_datetime)
 
 
 class SqlSessionStore:
@@ -57,27 +50,26 @@ class SqlSessionStore:
 
     def __init__(self, engine: AsyncEngine, clock: Clock | None = None) -> None:
         self._engine = engine
-        is_sqlite = engine.dialect.name == "sqlite"
-        self._dialect: Dialect = SqliteDialect(clock or SystemClock()) if is_sqlite else PostgresDialect()
+        self._dialect = dialect_of(engine, clock)
 
     async def close(self) -> None:
         await self._engine.dispose()
 
     async def get_session(self, session_id: str, tenant_id: str) -> Session:
-        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
         row = await self._one(query.where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
         if row is None:
             raise refusals.no_session(session_id)
         return session_of(row)
 
     async def get_run(self, run_id: str, tenant_id: str) -> Run:
-        row = await self._one(sa.select(*_RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
+        row = await self._one(sa.select(*RUN_COLUMNS).where(runs.c.id == run_id, runs.c.tenant_id == tenant_id))
         if row is None:
             raise refusals.no_run(run_id)
         return run_of(row)
 
     async def get_active_run(self, session_id: str, tenant_id: str) -> Run | None:
-        query = sa.select(*_RUN_COLUMNS).where(
+        query = sa.select(*RUN_COLUMNS).where(
             runs.c.session_id == session_id, runs.c.tenant_id == tenant_id, runs.c.status == "running"
         )
         row = await self._one(query.order_by(runs.c.started_at.desc().nulls_last(), runs.c.id.desc()).limit(1))
@@ -85,7 +77,7 @@ class SqlSessionStore:
 
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
         check_limit(limit)
-        query = sa.select(*_EVENT_COLUMNS).where(
+        query = sa.select(*EVENT_COLUMNS).where(
             events.c.session_id == session_id, events.c.tenant_id == tenant_id, *_conditions(where)
         )
         rows = await self._all(query.order_by(events.c.sequence_number).limit(limit))
@@ -103,17 +95,17 @@ class SqlSessionStore:
 
     async def _queue_status(self, connection: AsyncConnection, session_id: str, tenant_id: str) -> QueueStatus:
         # runs first, then the counter: who finds no run left is told a number not before its terminal event
-        active = await _every(
+        active = await fetch(
             connection,
             sa.select(runs.c.id, runs.c.status, runs.c.created_at, self._dialect.now().label("now"))
             .where(runs.c.session_id == session_id)
-            .where(sa.or_(_is_queued, runs.c.status.in_(("running", "awaiting_approval"))))
+            .where(sa.or_(IS_QUEUED, runs.c.status.in_(("running", "awaiting_approval"))))
             .order_by(runs.c.submit_seq),
         )
-        row = await _first(
+        row = await first(
             connection,
             sa.select(*session_runtime.c, sessions.c.status, session_sequences.c.last_sequence)
-            .select_from(_SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
+            .select_from(SESSIONS.join(session_sequences, session_sequences.c.session_id == sessions.c.id))
             .where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id),
         )
         if row is None:
@@ -130,15 +122,16 @@ class SqlSessionStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Session]:
-        query = sa.select(*_SESSION_COLUMNS).select_from(_SESSIONS)
+        query = sa.select(*SESSION_COLUMNS).select_from(SESSIONS)
         query = query.where(sessions.c.tenant_id == tenant_id, sessions.c.deleted_at.is_(None))
         if status is not None:
             query = query.where(sessions.c.status == parse_session_status(status))
         if agent_id is not None:
             query = query.where(sessions.c.agent_id == agent_id)
         if tag is not None:
-            query = query.where(self._dialect.has_tag(tag))
-        rows, following = await self._page(query, sessions, "session", limit, cursor)
+            query = query.where(self._dialect.has_all(sessions.c.tags, [tag]))
+        given = {"tenant_id": tenant_id, "status": status, "agent_id": agent_id, "tag": tag}
+        rows, following = await self._page(query, Pager(_SESSION_ORDER, limit, given, cursor))
         return Page([session_of(row) for row in rows], following)
 
     async def list_runs(
@@ -151,14 +144,15 @@ class SqlSessionStore:
         limit: int = 100,
         cursor: str | None = None,
     ) -> Page[Run]:
-        query = sa.select(*_RUN_COLUMNS).where(runs.c.tenant_id == tenant_id)
+        query = sa.select(*RUN_COLUMNS).where(runs.c.tenant_id == tenant_id)
         if session_id is not None:
             query = query.where(runs.c.session_id == session_id)
         if status is not None:
             query = query.where(runs.c.status == parse_run_status(status))
         if provider is not None:
             query = query.where(runs.c.provider == provider)
-        rows, following = await self._page(query, runs, "run", limit, cursor)
+        given = {"tenant_id": tenant_id, "session_id": session_id, "status": status, "provider": provider}
+        rows, following = await self._page(query, Pager(_RUN_ORDER, limit, given, cursor))
         return Page([run_of(row) for row in rows], following)
 
     async def stats(self, tenant_id: str) -> FleetStats:
@@ -167,12 +161,13 @@ class SqlSessionStore:
     async def _stats(self, connection: AsyncConnection, tenant_id: str) -> FleetStats:
         session_counts = await _counts(connection, sessions, tenant_id)
         run_counts = await _counts(connection, runs, tenant_id)
-        stored = sa.select(sa.func.coalesce(sa.func.sum(session_sequences.c.last_sequence), 0))
+        kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
+        stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0))
         event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
         held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
         told = (workers.c[name] for name in ("id", "hostname", "pid", "slots", "draining"))
         alive = sa.select(*told, held.label("in_flight")).where(workers.c.lost_at.is_(None))
-        fleet = await _every(connection, alive.order_by(workers.c.id))
+        fleet = await fetch(connection, alive.order_by(workers.c.id))
         waiting = sa.select(sa.func.min(runs.c.created_at), self._dialect.now())
         waiting = waiting.where(runs.c.tenant_id == tenant_id, runs.c.status == "pending")
         oldest, now = (await connection.execute(waiting)).one()
@@ -191,26 +186,16 @@ class SqlSessionStore:
         query = sa.text("SELECT version_num FROM asm_alembic_version")
         return str(await with_connection(self._engine, lambda connection: connection.scalar(query)))
 
-    async def _page(
-        self, query: sa.Select[Any], table: sa.Table, kind: str, limit: int, cursor: str | None
-    ) -> tuple[Sequence[Mapping[str, Any]], str | None]:
-        """Newest first, by (created_at, id): keyset pages neither repeat nor skip."""
-        check_limit(limit)
-        if cursor is not None:
-            at, record_id = decode_cursor(cursor, kind)
-            behind = sa.tuple_(sa.literal(at, Instant), sa.literal(record_id))
-            query = query.where(sa.tuple_(table.c.created_at, table.c.id) < behind)
-        rows = await self._all(query.order_by(table.c.created_at.desc(), table.c.id.desc()).limit(limit + 1))
-        if len(rows) <= limit:
-            return rows, None
-        last = rows[limit - 1]
-        return rows[:limit], encode_cursor(kind, last["created_at"], last["id"])
+    async def _page(self, query: sa.Select[Any], pager: Pager) -> tuple[Sequence[Mapping[str, Any]], str | None]:
+        """The rows, and the cursor when there are more."""
+        cut = pager.cut(await self._all(pager.apply(query)))
+        return cut.rows, cut.cursor if cut.has_more else None
 
     async def _one(self, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-        return await with_connection(self._engine, lambda connection: _first(connection, query))
+        return await with_connection(self._engine, lambda connection: first(connection, query))
 
-    async def _all(self, query: sa.Select[Any]) -> Sequence[Mapping[str, Any]]:
-        return await with_connection(self._engine, lambda connection: _every(connection, query))
+    async def _all(self, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+        return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
     # Writing
 
@@ -243,15 +228,6 @@ class SqlSessionStore:
             return await writes.append(connection, self._dialect, rows, session.tenant_id)
 
         return await in_transaction(self._engine, store)
-
-
-async def _first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
-    row = (await connection.execute(query)).mappings().first()
-    return None if row is None else dict(row)
-
-
-async def _every(connection: AsyncConnection, query: sa.Select[Any]) -> list[Mapping[str, Any]]:
-    return [dict(row) for row in (await connection.execute(query)).mappings()]
 
 
 async def _counts(connection: AsyncConnection, table: sa.Table, tenant_id: str) -> dict[str, int]:

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql as pg
 
 from asm_core.domain.fields import parse_datetime, timestamp_text
+from asm_core.stores.sql.convert import EVENT_WIRE_COLUMNS
 
 NAMING = {
     "ix": "%(table_name)s_%(column_0_N_name)s_index",
@@ -105,6 +106,7 @@ runs = sa.Table(
     sa.Column("cancel_kind", sa.Text),
     sa.Column("worker_id", sa.Text),
     sa.Column("owns_session", sa.Boolean, nullable=False),
+    sa.Column("pruned_usage", Json),
 )
 
 events = sa.Table(
@@ -134,6 +136,7 @@ session_sequences = sa.Table(
     _tenant(),
     sa.Column("last_sequence", sa.BigInteger, nullable=False),
     sa.Column("updated_at", Instant),
+    sa.Column("pruned_count", sa.BigInteger, nullable=False),
 )
 
 session_runtime = sa.Table(
@@ -236,3 +239,21 @@ artifacts = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("deleted_at", Instant),
 )
+
+# What a record is read from: the columns of `Session.from_map`, `Run.from_map` and an event's wire form.
+
+SESSIONS = sessions.join(session_runtime, session_runtime.c.session_id == sessions.c.id)
+SESSION_COLUMNS = (*sessions.c, session_runtime.c.max_concurrent_runs, session_runtime.c.max_queued_runs)
+
+_queue = runs.alias("queue")
+_position = (
+    sa.select(sa.func.count())
+    .where(
+        _queue.c.session_id == runs.c.session_id, _queue.c.status == "pending", _queue.c.submit_seq <= runs.c.submit_seq
+    )
+    .scalar_subquery()
+)
+IS_QUEUED = sa.and_(runs.c.status == "pending", runs.c.submit_seq.is_not(None))
+RUN_COLUMNS = (*runs.c, sa.case((IS_QUEUED, _position)).label("position"))
+
+EVENT_COLUMNS = tuple(events.c[name] for name in EVENT_WIRE_COLUMNS)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -25,6 +25,11 @@ ANSWER_TIMEOUT_S = 32.0
 """A little more than a server's statement timeout: that one is the server's word, and a server may fall silent."""
 MAX_TRIES = 25
 RETRY_AFTER_S = 0.01
+MAINTENANCE_LIMITS = (
+    "SET LOCAL lock_timeout = '2s'",
+    "SET LOCAL statement_timeout = '10min'",
+    "SET LOCAL idle_in_transaction_session_timeout = 0",  # who holds the turn does nothing else
+)
 
 _BUSY = ("40001", "40P01")
 _UNMIGRATED = ("42P01", "42703", "42883")
@@ -72,6 +77,69 @@ async def in_transaction(engine: AsyncEngine, work: Work[T]) -> T:
         raise AssertionError("unreachable")
 
     return await _bounded(engine, run)
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """
+    One transaction of maintenance, committed at the end of the block: on Postgres it may last, each statement sees what
+    was committed before it, and waiting for the locks of others is bounded.
+
+    Raises:
+        AsmError: as `with_connection`, with `maintenance_error` instead of `query_error`.
+    """
+    is_sqlite = engine.dialect.name == "sqlite"
+    with mapped_errors(ErrorCode.MAINTENANCE_ERROR):
+        async with (_begun_on_sqlite if is_sqlite else _begun_on_postgres)(engine) as connection:
+            for limit in () if is_sqlite else MAINTENANCE_LIMITS:
+                await connection.execute(sa.text(limit))
+            yield connection
+
+
+@asynccontextmanager
+async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
+    """
+    One transaction for reading: all its queries see the same state, and nothing of it is kept. It may last; each query
+    is bounded (`fetch`).
+
+    Raises as `with_connection`.
+    """
+    with mapped_errors():
+        async with engine.connect() as connection:
+            if engine.dialect.name == "sqlite":
+                await connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    await connection.exec_driver_sql("ROLLBACK")
+            else:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+                yield connection
+
+
+async def fetch(connection: AsyncConnection, query: sa.Select[Any]) -> Sequence[dict[str, Any]]:
+    """All rows. Raises TimeoutError, which `mapped_errors` knows, when the server falls silent."""
+    async with asyncio.timeout(ANSWER_TIMEOUT_S):
+        return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+async def first(connection: AsyncConnection, query: sa.Select[Any]) -> Mapping[str, Any] | None:
+    rows = await fetch(connection, query.limit(1))
+    return rows[0] if rows else None
+
+
+async def pages(
+    connection: AsyncConnection, query: sa.Select[Any], size: int
+) -> AsyncIterator[Sequence[dict[str, Any]]]:
+    """All rows by a cursor of the server's, at most `size` at a time. Raises as `fetch`."""
+    async with connection.stream(query, execution_options={"yield_per": size}) as result:
+        parts = result.mappings().partitions()
+        while True:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                page = await anext(parts, None)
+            if page is None:
+                return
+            yield [dict(row) for row in page]
 
 
 async def _bounded(engine: AsyncEngine, run: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -122,19 +190,24 @@ def _is_busy(cause: sa.exc.DBAPIError) -> bool:
 
 
 @contextmanager
-def mapped_errors() -> Iterator[None]:
-    """Driver errors as AsmError, without SQL text or values."""
+def mapped_errors(otherwise: ErrorCode = ErrorCode.QUERY_ERROR) -> Iterator[None]:
+    """
+    Driver errors as AsmError, without SQL text or values.
+
+    Args:
+        otherwise: the code of what is neither an outage, a missing schema nor a bad value.
+    """
     try:
         yield
     except TimeoutError as cause:
         raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, "the store did not answer in time") from cause
     except sa.exc.SQLAlchemyError as cause:
-        raise _to_asm_error(cause) from cause
+        raise _to_asm_error(cause, otherwise) from cause
     except OSError as cause:
         raise AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({_name(cause)})") from cause
 
 
-def _to_asm_error(cause: sa.exc.SQLAlchemyError) -> AsmError:
+def _to_asm_error(cause: sa.exc.SQLAlchemyError, otherwise: ErrorCode) -> AsmError:
     name = _name(cause)
     if _is_unmigrated(cause):
         return AsmError(ErrorCode.MIGRATION_REQUIRED)
@@ -144,7 +217,7 @@ def _to_asm_error(cause: sa.exc.SQLAlchemyError) -> AsmError:
         case sa.exc.DataError() | sa.exc.IntegrityError():
             return AsmError(ErrorCode.VALIDATION_ERROR, f"the store refused a value ({name})")
         case _:
-            return AsmError(ErrorCode.QUERY_ERROR, f"the query failed ({name})")
+            return AsmError(otherwise, f"the query failed ({name})")
 
 
 def _is_unmigrated(cause: sa.exc.SQLAlchemyError) -> bool:

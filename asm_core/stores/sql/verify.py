@@ -25,14 +25,16 @@ CONNECT_TIMEOUT_S = 3
 WAIT_BOUND_MS = 15_000
 """How long a claimable run may wait, and a dead worker's lease may stay (default fleet times: DESIGN §3)."""
 
-# A session's numbers are exactly 1..n and its counter is n; the primary key excludes doubles.
+# A session's numbers are exactly 1..n and its counter is n; the primary key excludes doubles. Numbers that maintenance
+# pruned are missing, as many as the counter's row says, and never the last one.
 NUMBERS = """
-SELECT format('session %s: the counter is %s, stored are %s events from %s to %s',
-              session_id, coalesce(c.last_sequence::text, 'missing'), coalesce(e.n, 0), e.low, e.high) AS what
+SELECT format('session %s: the counter is %s, stored are %s events from %s to %s, pruned %s', session_id,
+              coalesce(c.last_sequence::text, 'missing'), coalesce(e.n, 0), e.low, e.high, c.pruned_count) AS what
   FROM (SELECT session_id, count(*) AS n, min(sequence_number) AS low, max(sequence_number) AS high
           FROM asm_events GROUP BY session_id) e
   FULL JOIN asm_session_sequences c USING (session_id)
- WHERE c.last_sequence IS DISTINCT FROM coalesce(e.n, 0) OR e.low <> 1 OR e.high <> e.n
+ WHERE c.last_sequence IS DISTINCT FROM coalesce(e.n, 0) + coalesce(c.pruned_count, 0)
+    OR e.low < 1 OR c.last_sequence <> coalesce(e.high, 0)
 """
 
 # A terminal run has exactly one terminal event, the one of its status, and nothing of the run comes behind it.
@@ -108,14 +110,17 @@ SELECT format('the lease of run %s stands although the run is %s', l.run_id, coa
   FROM asm_run_leases l LEFT JOIN asm_runs r ON r.id = l.run_id WHERE r.status IS DISTINCT FROM 'running'
 """
 
-# Only for terminal runs: the sums are drawn when a run ends. Nine decimals are what the column keeps.
+# Only for terminal runs: the sums are drawn when a run ends. What maintenance pruned of its usage events stands on the
+# run, added up. Nine decimals are what the column keeps.
 USAGE = """
 WITH spent AS (
-  SELECT e.run_id, kv.key, sum(kv.value::numeric) AS total
-    FROM asm_events e, jsonb_each(CASE jsonb_typeof(e.data) WHEN 'object' THEN e.data ELSE '{}' END) kv
-   WHERE e.type = 'token_usage_updated' AND e.run_id IS NOT NULL AND jsonb_typeof(kv.value) = 'number'
-     AND (kv.key LIKE '%\\_tokens' OR kv.key = 'cost_usd')
-   GROUP BY e.run_id, kv.key
+  SELECT run_id, key, sum(value::numeric) AS total FROM (
+    SELECT e.run_id, kv.key, kv.value
+      FROM asm_events e, jsonb_each(CASE jsonb_typeof(e.data) WHEN 'object' THEN e.data ELSE '{}' END) kv
+     WHERE e.type = 'token_usage_updated' AND e.run_id IS NOT NULL AND jsonb_typeof(kv.value) = 'number'
+       AND (kv.key LIKE '%\\_tokens' OR kv.key = 'cost_usd')
+    UNION ALL SELECT r.id, kv.key, kv.value FROM asm_runs r, jsonb_each(r.pruned_usage) kv) parts
+   GROUP BY run_id, key
 ), sums AS (
   SELECT run_id, max(total) FILTER (WHERE key = 'cost_usd') AS cost_usd,
          coalesce(jsonb_object_agg(key, total) FILTER (WHERE key <> 'cost_usd'), '{}') AS token_usage

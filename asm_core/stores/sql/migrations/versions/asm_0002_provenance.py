@@ -53,7 +53,24 @@ def upgrade() -> None:
         sa.Column("created_at", Instant, nullable=False),
         sa.Column("deleted_at", Instant),
     )
-    op.create_index("asm_artifacts_key_index", "asm_artifacts", ["tenant_id", "key"], unique=True)
+    live = sa.text("deleted_at IS NULL")  # a deleted artifact's key is free again
+    op.create_index(
+        "asm_artifacts_key_index",
+        "asm_artifacts",
+        ["tenant_id", "key"],
+        unique=True,
+        postgresql_where=live,
+        sqlite_where=live,
+    )
+    # garbage collection: what is deleted, and whether anything points at a blob
+    op.create_index("asm_artifacts_storage_ref_index", "asm_artifacts", ["storage_ref"])
+    op.create_index(
+        "asm_artifacts_deleted_at_index",
+        "asm_artifacts",
+        ["deleted_at"],
+        postgresql_where=sa.text("deleted_at IS NOT NULL"),
+        sqlite_where=sa.text("deleted_at IS NOT NULL"),
+    )
     op.create_index("asm_artifacts_session_id_index", "asm_artifacts", ["session_id"])
     op.create_index("asm_artifacts_created_at_index", "asm_artifacts", ["created_at"])
     op.create_index("asm_sessions_deleted_at_index", "asm_sessions", ["deleted_at"])

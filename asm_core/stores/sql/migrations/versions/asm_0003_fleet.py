@@ -40,12 +40,20 @@ def _run_columns() -> list[sa.Column[Any]]:
         sa.Column("cancel_kind", sa.Text),
         sa.Column("worker_id", sa.Text),
         sa.Column("owns_session", sa.Boolean, nullable=False, server_default=sa.false()),
+        # what the run's pruned usage events added up to, so that its totals stay explained
+        sa.Column("pruned_usage", Json),
     ]
+
+
+def _pruned_count() -> sa.Column[int]:
+    """With it a session's numbers stay accounted for: every one is stored or was pruned."""
+    return sa.Column("pruned_count", sa.BigInteger, nullable=False, server_default="0")
 
 
 def upgrade() -> None:
     for column in _run_columns():
         op.add_column("asm_runs", column)
+    op.add_column("asm_session_sequences", _pruned_count())
     op.create_table(
         "asm_session_runtime",
         sa.Column("session_id", sa.Text, primary_key=True),
@@ -120,6 +128,11 @@ def upgrade() -> None:
         " WHERE id NOT IN (SELECT session_id FROM asm_session_sequences)"
     )
     op.create_index("asm_audit_log_session_id_index", "asm_audit_log", ["session_id", "id"])
+    op.create_index("asm_idempotency_keys_session_id_index", "asm_idempotency_keys", ["session_id"])
+    # the default orders of the queries across sessions
+    op.create_index("asm_sessions_updated_index", "asm_sessions", ["tenant_id", "updated_at", "id"])
+    began = sa.text("coalesce(started_at, created_at)")
+    op.create_index("asm_runs_began_index", "asm_runs", ["tenant_id", began, "id"])
     for statement in _INDEXES:
         op.execute(statement)
     if _is_postgres():
@@ -165,6 +178,8 @@ def _upgrade_postgres() -> None:
 
 
 def downgrade() -> None:
+    op.drop_index("asm_runs_began_index", "asm_runs")
+    op.drop_index("asm_sessions_updated_index", "asm_sessions")
     if _is_postgres():
         op.execute("DROP TRIGGER asm_events_append_only ON asm_events")
         op.execute("DROP TRIGGER asm_runs_terminal_once ON asm_runs")
@@ -185,3 +200,4 @@ def downgrade() -> None:
         op.drop_table(table)
     for column in _run_columns():
         op.drop_column("asm_runs", column.name)
+    op.drop_column("asm_session_sequences", _pruned_count().name)

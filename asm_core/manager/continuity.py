@@ -1,0 +1,36 @@
+"""What was said in a session before a run, for a provider to go on from."""
+
+from __future__ import annotations
+
+from asm_core.domain.event import Event
+from asm_core.domain.run import Continuation, Run
+from asm_core.domain.transcript import TRANSCRIPT_EVENTS, Budget, Transcript
+from asm_core.ports.store import EventFilter, SessionStore
+from asm_core.wire import loads
+
+PAGE = 1_000
+
+
+async def conversation_before(store: SessionStore, run: Run) -> Transcript | None:
+    """
+    The conversation that a run continues, within its bounds; None for a run that continues nothing.
+
+    What runs in flight are still saying is left out, the run's own earlier attempts too: a conversation is made of
+    what has been said.
+
+    Raises:
+        AsmError: `session_not_found`, `storage_connection_failed`.
+    """
+    options = run.options
+    if options is None or options.continuation is Continuation.NONE:
+        return None
+    unfinished = {run.id, *(await store.queue_status(run.session_id, run.tenant_id)).in_flight_runs}
+    transcript = Transcript(session_id=run.session_id)
+    where = EventFilter(types=[str(kind) for kind in TRANSCRIPT_EVENTS])
+    while True:
+        page = await store.get_events(run.session_id, run.tenant_id, where, PAGE)
+        events = [Event.from_map(loads(frame.body)) for frame in page if frame.run_id not in unfinished]
+        transcript = transcript.extended_by(events)
+        if len(page) < PAGE:
+            return transcript.within(Budget(**options.continuation_opts))
+        where = where.behind(page[-1].sequence_number)

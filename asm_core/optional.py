@@ -1,0 +1,31 @@
+"""Packages that are extras: imported when they are used, and one error when they are not there."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from types import ModuleType
+
+from asm_core.domain.errors import AsmError, ErrorCode
+
+
+def require(module: str, extra: str, *, operation: str = "import") -> ModuleType:
+    """
+    The module, imported now.
+
+    Args:
+        module: dotted name, `obstore.store`.
+        extra: of agent-session-manager, that brings it.
+        operation: what it is needed for.
+
+    Raises:
+        AsmError: `dependency_not_available` with details `dependency` (the package), `module`, `operation`.
+    """
+    try:
+        return import_module(module)
+    except ImportError as cause:
+        package = module.partition(".")[0]
+        raise AsmError(
+            ErrorCode.DEPENDENCY_NOT_AVAILABLE,
+            f"{operation} needs the package {package}: pip install 'agent-session-manager[{extra}]'",
+            details={"dependency": package, "module": module, "operation": operation},
+        ) from cause

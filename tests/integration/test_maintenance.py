@@ -1,0 +1,618 @@
+"""
+Retention on a real Postgres: what goes, what stays, and that what stays is still sound.
+
+Tests in the `world` end with `verify`, so every prune and every delete here is held to the invariants.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import json
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from asm_api.client import AsyncAsmClient
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.event import EventType
+from asm_core.domain.lifecycle import SessionVerb
+from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
+from asm_core.ports.query import as_maintenance
+from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.maintenance import SqlMaintenance
+from asm_core.stores.sql.verify import verify_database
+from tests.builders import NOW, World, an_outcome, open_world
+
+TENANT = "default"
+GUARD_S = 10.0
+T = EventType
+FOREVER = RetentionPolicy(max_completed_session_age_days=None, hard_delete_after_days=None)
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
+    opened = open_engine(database_url, application_name="test")
+    yield opened
+    await opened.dispose()
+
+
+@pytest.fixture
+def maintenance(engine: AsyncEngine) -> SqlMaintenance:
+    return SqlMaintenance(engine)
+
+
+@pytest.fixture
+async def broken(database_url: str) -> AsyncIterator[World]:
+    """A world that may end unsound, where rows can be written past the triggers."""
+    async with open_world(database_url, ends_sound=False) as world:
+        await world.sql("SET session_replication_role = replica")
+        yield world
+
+
+class Shelf:
+    """An artifact store in memory."""
+
+    def __init__(self, *, broken_for: str | None = None) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.deleted: list[str] = []
+        self._broken_for = broken_for
+
+    async def put(self, key: str, data: bytes) -> None:
+        if self._broken_for is not None and self._broken_for in key:
+            raise OSError("disk full")
+        self.kept[key] = data
+
+    async def delete(self, key: str) -> None:
+        if key == self._broken_for:
+            raise OSError("gone")
+        self.deleted.append(key)
+
+    def rows(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for data in self.kept.values() for line in gzip.decompress(data).splitlines()]
+
+
+async def ended(
+    world: World,
+    kinds: Sequence[EventType] = (),
+    *,
+    changed_days: int = 0,
+    created_days: int = 0,
+    deleted_days: int | None = None,
+    **fields: Any,
+) -> str:
+    """A completed session with one run, which said `kinds`; its times lie that many days back."""
+    session_id = await world.session(**fields)
+    lease = await world.running(session_id=session_id, tenant_id=fields.get("tenant_id", TENANT))
+    for number, kind in enumerate(kinds):
+        data = {"input_tokens": number, "cost_usd": 0.1} if kind is T.TOKEN_USAGE_UPDATED else {"content": "x"}
+        await world.append(lease, kind=kind, data=data)
+    await world.queue.finish(lease, an_outcome())
+    tenant_id = fields.get("tenant_id", TENANT)
+    await world.queue.change_session(session_id, tenant_id, SessionVerb.COMPLETE)
+    await world.sql(
+        "UPDATE asm_sessions SET updated_at = now() - %s, created_at = now() - %s, deleted_at = now() - %s::interval"
+        " WHERE id = %s",
+        timedelta(days=changed_days), timedelta(days=created_days),
+        None if deleted_days is None else timedelta(days=deleted_days), session_id,
+    )  # fmt: skip
+    return session_id
+
+
+async def deleted(world: World) -> set[str]:
+    return {row["id"] for row in await world.sql("SELECT id FROM asm_sessions WHERE deleted_at IS NOT NULL")}
+
+
+async def rows_of(world: World, session_id: str) -> dict[str, int]:
+    """Table to number of rows that belong to a session."""
+    tables = ("events", "runs", "artifacts", "session_sequences", "session_runtime", "idempotency_keys")
+    counts = {
+        name: await world.value(f"SELECT count(*) FROM asm_{name} WHERE session_id = %s", session_id)
+        for name in tables
+    }  # fmt: skip
+    return counts | {"sessions": await world.value("SELECT count(*) FROM asm_sessions WHERE id = %s", session_id)}
+
+
+async def an_artifact(world: World, artifact_id: str, session_id: str | None) -> None:
+    await world.sql(
+        "INSERT INTO asm_artifacts (id, session_id, key, byte_size, checksum_sha256, storage_backend, storage_ref,"
+        " created_at) VALUES (%s, %s, %s, 1, 'c', 'file', 'r', now())",
+        artifact_id, session_id, f"key_{artifact_id}",
+    )  # fmt: skip
+
+
+async def refuse(world: World, what: str, table: str, when: str) -> None:
+    """The database refuses these changes from now on."""
+    await world.sql(
+        "CREATE OR REPLACE FUNCTION test_refuse() RETURNS trigger LANGUAGE plpgsql AS"
+        " $$ BEGIN RAISE EXCEPTION 'refused'; END $$"
+    )
+    await world.sql(
+        f"CREATE TRIGGER test_refuse BEFORE {what} ON {table} FOR EACH ROW WHEN ({when}) EXECUTE FUNCTION test_refuse()"
+    )
+
+
+@contextmanager
+def statements(engine: AsyncEngine, beginning: str) -> Iterator[list[int]]:
+    """Rows changed by each statement that begins so."""
+    counts: list[int] = []
+
+    def note(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith(beginning):
+            counts.append(cursor.rowcount)
+
+    sa.event.listen(engine.sync_engine, "after_cursor_execute", note)
+    yield counts
+    sa.event.remove(engine.sync_engine, "after_cursor_execute", note)
+
+
+def test_only_a_maintenance_is_one(maintenance: SqlMaintenance) -> None:
+    """Check 141."""
+    assert as_maintenance(maintenance) is maintenance
+    with pytest.raises(AsmError) as caught:
+        as_maintenance(("SqlMaintenance", {}))
+    assert caught.value.code is ErrorCode.VALIDATION_ERROR
+
+
+async def test_old_sessions_are_soft_deleted(world: World, maintenance: SqlMaintenance) -> None:
+    """Checks 144, 145: by the last change, not by creation; what is exempt by status or tag stays."""
+    old = await ended(world, changed_days=91)
+    await ended(world, changed_days=89, created_days=400)
+    await ended(world, changed_days=91, tags=["x", "pinned"])
+    active = await world.session()
+    await world.sql("UPDATE asm_sessions SET updated_at = now() - interval '1 year' WHERE id = %s", active)
+    before = await world.value("SELECT updated_at FROM asm_sessions WHERE id = %s", old)
+
+    assert await maintenance.soft_delete_expired_sessions(FOREVER, TENANT) == 0
+    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(), TENANT) == 1
+
+    assert await deleted(world) == {old}
+    assert await world.value("SELECT updated_at FROM asm_sessions WHERE id = %s", old) == before
+    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(), TENANT) == 0
+    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(exempt_tags=()), TENANT) == 1
+
+
+async def test_sessions_may_be_deleted_by_their_creation_too(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 159: `max_session_age_days`, for sessions that are not exempt."""
+    old = await ended(world, created_days=8)
+    await ended(world, created_days=6)
+    await ended(world, created_days=8, tags=["pinned"])
+    policy = replace(FOREVER, max_session_age_days=7)
+    assert await maintenance.soft_delete_expired_sessions(policy, TENANT) == 1
+    assert await deleted(world) == {old}
+
+
+async def test_now_can_be_given(world: World, maintenance: SqlMaintenance) -> None:
+    """Else it is the store's own clock."""
+    session_id = await ended(world)
+    at = await world.value("SELECT now() + interval '91 days'")
+    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(), TENANT, now=at) == 1
+    assert await world.value("SELECT deleted_at FROM asm_sessions WHERE id = %s", session_id) == at
+    step = await maintenance.hard_delete_expired_sessions(RetentionPolicy(), TENANT, now=at + timedelta(days=31))
+    assert step.count == 1
+
+
+async def test_another_tenants_sessions_are_left_alone(world: World, maintenance: SqlMaintenance) -> None:
+    theirs = await ended(world, [T.MESSAGE_STREAMED] * 9, changed_days=400, tenant_id="other")
+    policy = RetentionPolicy(max_events_per_session=1, max_total_events=1)
+    report = await maintenance.execute(policy, TENANT)
+    assert (report.sessions_soft_deleted, report.events_pruned, report.errors) == (0, 0, [])
+    assert await maintenance.prune_session_events(theirs, TENANT, policy) == 0
+    report = await maintenance.execute(policy, "other")
+    assert (report.sessions_soft_deleted, report.events_pruned) == (1, 10)
+
+
+async def test_a_session_with_work_is_never_touched(world: World, maintenance: SqlMaintenance) -> None:
+    """Queued, in flight or parked: neither deleted nor pruned, even when nothing exempts it."""
+    queued, running, parked = [await world.session() for _ in range(3)]
+    lease = await world.running(session_id=running)
+    await world.append(lease, 5)
+    await world.submit(queued)
+    waiting = (await world.submit(parked)).run_id
+    await world.sql("UPDATE asm_runs SET status = 'awaiting_approval' WHERE id = %s", waiting)
+    await world.sql("UPDATE asm_sessions SET updated_at = now() - interval '1 year'")
+    policy = RetentionPolicy(exempt_statuses=(), max_events_per_session=1, max_total_events=1)
+
+    report = await maintenance.execute(policy, TENANT)
+
+    assert (report.sessions_soft_deleted, report.events_pruned, report.errors) == (0, 0, [])
+    await world.sql("UPDATE asm_sessions SET deleted_at = now() - interval '1 year'")
+    assert (await maintenance.hard_delete_expired_sessions(policy, TENANT)).count == 0
+    for session_id in (queued, running, parked):
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 0
+        assert (await rows_of(world, session_id))["sessions"] == 1
+
+
+async def test_a_session_that_somebody_is_busy_with_is_skipped(world: World, maintenance: SqlMaintenance) -> None:
+    """Its row is locked (a submit, say): maintenance neither waits nor acts."""
+    session_id = await ended(world, [T.MESSAGE_STREAMED] * 3, changed_days=400)
+    policy = RetentionPolicy(max_events_per_session=1)
+    async with (
+        await psycopg.AsyncConnection.connect(world.url) as holder,
+        asyncio.timeout(GUARD_S),
+    ):
+        await holder.execute("SELECT 1 FROM asm_session_runtime WHERE session_id = %s FOR UPDATE", [session_id])
+        report = await maintenance.execute(policy, TENANT)
+    assert (report.sessions_soft_deleted, report.events_pruned, report.errors) == (0, 0, [])
+    report = await maintenance.execute(policy, TENANT)
+    assert (report.sessions_soft_deleted, report.events_pruned) == (1, 4)
+
+
+async def test_a_deleted_session_takes_no_more_runs(world: World, maintenance: SqlMaintenance) -> None:
+    """Its end is settled; a run that began now would be removed with it."""
+    session_id = await world.session()
+    await world.sql("UPDATE asm_sessions SET updated_at = now() - interval '1 year'")
+    await maintenance.soft_delete_expired_sessions(RetentionPolicy(exempt_statuses=()), TENANT)
+    with pytest.raises(AsmError) as caught:
+        await world.submit(session_id)
+    assert caught.value.code is ErrorCode.INVALID_OPERATION
+    assert "deleted" in caught.value.message
+
+
+async def test_hard_delete_leaves_nothing_but_the_audit_trail(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 146; exemptions no longer count. The same session id may come again, from number 1 on."""
+    long_gone = await ended(world, [T.MESSAGE_STREAMED], deleted_days=60, tags=["pinned"])
+    lately_gone, here = await ended(world, deleted_days=29), await ended(world)
+    await world.sql("UPDATE asm_sessions SET deleted_at = NULL WHERE id = %s", here)
+    await an_artifact(world, "art_1", long_gone)
+    await world.sql(
+        "INSERT INTO asm_idempotency_keys (tenant_id, scope, key, request_hash, session_id, run_id)"
+        " VALUES ('default', 'one-shot', 'k', 'h', %s, 'run_x')",
+        long_gone,
+    )
+
+    assert (await maintenance.hard_delete_expired_sessions(FOREVER, TENANT)).count == 0
+    step = await maintenance.hard_delete_expired_sessions(RetentionPolicy(), TENANT)
+
+    assert (step.count, step.errors) == (1, [])
+    assert set((await rows_of(world, long_gone)).values()) == {0}
+    assert (await rows_of(world, lately_gone))["events"] == 4
+    actions = await world.sql("SELECT action FROM asm_audit_log WHERE session_id = %s ORDER BY id", long_gone)
+    assert actions[-1]["action"] == "session.deleted"
+    assert await maintenance.health_check(TENANT) == []
+    again = await ended(world, id=long_gone)
+    assert await world.value("SELECT min(sequence_number) FROM asm_events WHERE session_id = %s", again) == 1
+
+
+async def test_a_session_goes_whole_or_stays_whole(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 147: what fails is told and left as it was; the others go."""
+    failing, fine = [await ended(world, [T.MESSAGE_STREAMED], deleted_days=60) for _ in range(2)]
+    await an_artifact(world, "art_1", failing)
+    before = await rows_of(world, failing)
+    await refuse(world, "DELETE", "asm_artifacts", "OLD.id = 'art_1'")
+
+    step = await maintenance.hard_delete_expired_sessions(RetentionPolicy(batch_size=1), TENANT)
+
+    assert step.count == 1
+    [error] = step.errors
+    assert failing in error
+    assert await rows_of(world, failing) == before
+    assert set((await rows_of(world, fine)).values()) == {0}
+
+
+async def test_contents_of_artifacts_go_where_a_store_is_given(world: World, engine: AsyncEngine) -> None:
+    """Check 161: after the rows; what cannot be deleted is told."""
+    session_id = await ended(world, deleted_days=60)
+    await an_artifact(world, "art_1", session_id)
+    await an_artifact(world, "art_2", session_id)
+    shelf = Shelf(broken_for="key_art_2")
+    step = await SqlMaintenance(engine, blobs=shelf).hard_delete_expired_sessions(RetentionPolicy(), TENANT)
+    assert step.count == 1
+    assert shelf.deleted == ["key_art_1"]
+    [error] = step.errors
+    assert "key_art_2" in error
+
+
+async def test_pruning_takes_no_more_than_the_excess(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 148: the oldest go; under the bound, or without one, nothing does."""
+    session_id = await ended(world, [T.MESSAGE_STREAMED] * 10)
+    for bound, gone in ((None, 0), (14, 0), (9, 5), (9, 0)):
+        policy = RetentionPolicy(max_events_per_session=bound)
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == gone
+    rows = await world.sql(
+        "SELECT sequence_number FROM asm_events WHERE session_id = %s ORDER BY sequence_number", session_id
+    )
+    assert [row["sequence_number"] for row in rows] == [1, 2, *range(8, 15)]
+    assert await maintenance.health_check(TENANT) == []
+
+
+async def test_pruning_takes_what_is_worth_least_first(world: World, maintenance: SqlMaintenance) -> None:
+    """Checks 149, 150; protected events stay even when too many of them are left."""
+    said = [T.RUN_STARTED, T.MESSAGE_RECEIVED, T.MESSAGE_STREAMED, T.ERROR_OCCURRED, T.MESSAGE_STREAMED]
+    session_id = await ended(world, said)
+    kept = [T.SESSION_CREATED, T.SESSION_STARTED, *said, T.RUN_COMPLETED, T.SESSION_COMPLETED]
+    for bound, lost in ((8, 4), (7, 5), (6, 1), (1, 2)):
+        policy = RetentionPolicy(max_events_per_session=bound)
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 1
+        kept.pop(lost)
+        assert await world.event_types(session_id=session_id) == kept
+        assert (7 in await numbers(world, session_id)) is (bound == 8)  # of the two streamed ones the older went first
+    assert set(kept) <= PROTECTED_TYPES
+
+
+async def numbers(world: World, session_id: str) -> list[int]:
+    rows = await world.sql(
+        "SELECT sequence_number FROM asm_events WHERE session_id = %s ORDER BY sequence_number", session_id
+    )
+    return [row["sequence_number"] for row in rows]
+
+
+async def test_the_newest_event_stays(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 157, the other way round: a counter that points at nothing never comes to be."""
+    session_id = await world.session()
+    lease = await world.running(session_id=session_id)
+    await world.append(lease, 3)
+    await world.queue.finish(lease, an_outcome())
+    for verb in (SessionVerb.PAUSE, SessionVerb.RESUME):
+        await world.queue.change_session(session_id, TENANT, verb)
+    policy = RetentionPolicy(max_events_per_session=1, exempt_statuses=())
+    assert await maintenance.prune_session_events(session_id, TENANT, policy) == 5
+    assert await world.event_types(session_id=session_id) == ["session_created", "run_completed", "session_resumed"]
+
+
+async def test_exempt_sessions_are_not_pruned(world: World, maintenance: SqlMaintenance) -> None:
+    """By status or tag, by name or among all."""
+    pinned, active = await ended(world, [T.MESSAGE_STREAMED] * 9, tags=["pinned"]), await world.session()
+    lease = await world.running(session_id=active)
+    await world.append(lease, 9)
+    await world.queue.finish(lease, an_outcome())
+    policy = RetentionPolicy(max_events_per_session=5, max_total_events=5)
+    for session_id in (pinned, active):
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 0
+    assert (await maintenance.execute(policy, TENANT)).events_pruned == 0
+
+
+async def test_usage_that_is_pruned_stays_explained(world: World, maintenance: SqlMaintenance) -> None:
+    """Invariant 6, batch by batch: a run's totals are its usage events and what was pruned of them."""
+    session_id = await ended(world, [T.TOKEN_USAGE_UPDATED] * 7)
+    run_id = await world.value("SELECT id FROM asm_runs WHERE session_id = %s", session_id)
+    before = await world.run_row(run_id)
+    assert before["token_usage"] == {"input_tokens": 21}
+    for bound, pruned in ((8, {"input_tokens": 3, "cost_usd": 0.3}), (1, {"input_tokens": 21, "cost_usd": 0.7})):
+        policy = RetentionPolicy(max_events_per_session=bound, batch_size=2)
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) >= 3
+        after = await world.run_row(run_id)
+        assert after["pruned_usage"] == pruned
+        assert (after["token_usage"], after["cost_usd"]) == (before["token_usage"], before["cost_usd"])
+        assert (await verify_database(world.url)).is_sound
+
+
+async def test_a_loss_beside_what_was_pruned_is_still_found(broken: World, maintenance: SqlMaintenance) -> None:
+    """Invariants 1 and 6 are not weakened by pruning: they count it."""
+    missing, unspent = [await ended(broken, [T.MESSAGE_STREAMED, T.TOKEN_USAGE_UPDATED] * 4) for _ in range(2)]
+    policy = RetentionPolicy(max_events_per_session=7)
+    for session_id in (missing, unspent):
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 5
+    assert (await verify_database(broken.url)).is_sound
+    await broken.sql("DELETE FROM asm_events WHERE session_id = %s AND type = 'session_started'", missing)
+    await broken.sql("UPDATE asm_runs SET pruned_usage = NULL WHERE session_id = %s", unspent)
+    report = await verify_database(broken.url)
+    assert {verdict.number: verdict.count for verdict in report.verdicts if not verdict.is_sound} == {1: 1, 6: 1}
+
+
+async def test_a_pruned_session_is_followed_to_its_end(
+    world: World, maintenance: SqlMaintenance, client: AsyncAsmClient
+) -> None:
+    """A follower from the beginning sees what is left, and `until_idle` ends; statistics count what is left too."""
+    session_id = await ended(world, [T.MESSAGE_STREAMED] * 6)
+    await maintenance.prune_session_events(session_id, TENANT, RetentionPolicy(max_events_per_session=3))
+    async with asyncio.timeout(GUARD_S):
+        seen = [event["sequence_number"] async for event in client.follow(session_id, until_idle=True)]
+    assert seen == await numbers(world, session_id) == [1, 9, 10]
+    assert (await client.stats())["events"] == 3
+
+
+async def test_the_oldest_events_go_when_there_are_too_many_in_all(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 159: `max_total_events`, across sessions, by the events' own time; what is worth least first."""
+    late, early = await world.session(), await world.session()
+    for session_id, hour in ((late, 2), (early, 1)):
+        lease = await world.running(session_id=session_id)
+        for minute in range(4):
+            kind = T.MESSAGE_STREAMED if minute % 2 else T.MESSAGE_RECEIVED
+            await world.append(lease, kind=kind, timestamp=NOW + timedelta(hours=hour, minutes=minute))
+        await world.queue.finish(lease, an_outcome())
+        await world.queue.change_session(session_id, TENANT, SessionVerb.COMPLETE)
+    assert await world.value("SELECT count(*) FROM asm_events") == 16
+    for bound, left in (
+        (13, {early: [1, 2, 3, 5, 7, 8], late: [1, 2, 3, 5, 6, 7, 8]}),
+        (11, {early: [1, 2, 5, 7, 8], late: [1, 2, 3, 5, 7, 8]}),
+        (9, {early: [1, 2, 7, 8], late: [1, 2, 5, 7, 8]}),
+        (1, {early: [1, 7, 8], late: [1, 7, 8]}),
+    ):
+        policy = RetentionPolicy(max_total_events=bound, batch_size=2)
+        assert (await maintenance.execute(policy, TENANT)).errors == []
+        assert {session_id: await numbers(world, session_id) for session_id in (early, late)} == left
+
+
+async def test_batches_bound_each_transaction(world: World, engine: AsyncEngine, maintenance: SqlMaintenance) -> None:
+    """Check 159: `batch_size`."""
+    pruned = await ended(world, [T.MESSAGE_STREAMED] * 7)
+    for _ in range(5):
+        await ended(world, changed_days=400)
+    for number in range(5):
+        await an_artifact(world, f"art_{number}", "ses_gone")
+    policy = RetentionPolicy(max_events_per_session=4, batch_size=3)
+    with (
+        statements(engine, "UPDATE asm_sessions SET") as soft,
+        statements(engine, "DELETE FROM asm_events") as events,
+        statements(engine, "DELETE FROM asm_artifacts") as artifacts,
+    ):
+        report = await maintenance.execute(policy, TENANT)
+    assert (report.sessions_soft_deleted, report.events_pruned, report.artifacts_cleaned) == (5, 7, 5)
+    assert soft == [3, 2]
+    assert events == [3, 3, 1]
+    assert artifacts == [3, 2]
+    assert len(await numbers(world, pruned)) == 4
+
+
+async def test_events_are_archived_before_they_go(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 158: every row whole, under a key that names its place."""
+    session_id = await ended(world, [T.MESSAGE_STREAMED] * 5)
+    before = await world.sql("SELECT * FROM asm_events WHERE session_id = %s ORDER BY sequence_number", session_id)
+    shelf = Shelf()
+    policy = RetentionPolicy(max_events_per_session=3, batch_size=3, archive_before_prune=True, archive_store=shelf)
+    assert await maintenance.prune_session_events(session_id, TENANT, policy) == 6
+    assert list(shelf.kept) == [f"archive/{session_id}/{place}.jsonl.gz" for place in ("3-5", "6-7", "2-2")]
+    archived = {row["sequence_number"]: row for row in shelf.rows()}
+    for row in before:
+        number = row["sequence_number"]
+        if number in (2, 3, 4, 5, 6, 7):
+            assert archived[number].keys() == row.keys()
+            assert archived[number]["data"] == row["data"]
+            assert archived[number]["fence"] == row["fence"]
+    assert archived.keys() | set(await numbers(world, session_id)) == set(range(1, 10))
+
+
+async def test_what_cannot_be_archived_stays(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 158: told, while the other sessions are pruned."""
+    failing, fine = [await ended(world, [T.MESSAGE_STREAMED] * 5) for _ in range(2)]
+    shelf = Shelf(broken_for=failing)
+    policy = RetentionPolicy(max_events_per_session=4, archive_before_prune=True, archive_store=shelf)
+    with pytest.raises(AsmError) as caught:
+        await maintenance.prune_session_events(failing, TENANT, policy)
+    assert caught.value.code is ErrorCode.MAINTENANCE_ERROR
+    report = await maintenance.execute(replace(policy, max_total_events=1), TENANT)
+    assert report.events_pruned == 6
+    assert len(report.errors) >= 2
+    assert all(failing in error for error in report.errors)
+    assert (len(await numbers(world, failing)), len(await numbers(world, fine))) == (9, 3)
+
+
+async def test_execute_does_everything_and_says_so(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 142."""
+    await ended(world, changed_days=100)
+    await ended(world, deleted_days=60)
+    await ended(world, [T.MESSAGE_STREAMED] * 5)
+    await an_artifact(world, "art_1", "ses_gone")
+    await world.sql("INSERT INTO asm_session_sequences (session_id) VALUES ('ses_gone')")
+
+    report = (await maintenance.execute(RetentionPolicy(max_events_per_session=4), TENANT)).to_map()
+
+    assert isinstance(report.pop("duration_ms"), int)
+    assert report == {
+        "sessions_soft_deleted": 1,
+        "sessions_hard_deleted": 1,
+        "events_pruned": 5,
+        "artifacts_cleaned": 1,
+        "orphaned_sequences_cleaned": 1,
+        "errors": [],
+        "already_running": False,
+    }
+    nothing = (await maintenance.execute(RetentionPolicy(max_events_per_session=4), TENANT)).to_map()
+    assert {name for name, value in nothing.items() if value and name != "duration_ms"} == set()
+
+
+async def test_a_policy_that_contradicts_itself_is_refused(maintenance: SqlMaintenance) -> None:
+    """Check 143, by every operation that takes one."""
+    wrong = RetentionPolicy(batch_size=0)
+    for ask in (
+        maintenance.execute(wrong, TENANT),
+        maintenance.soft_delete_expired_sessions(wrong, TENANT),
+        maintenance.hard_delete_expired_sessions(wrong, TENANT),
+        maintenance.prune_session_events("ses_1", TENANT, wrong),
+        maintenance.clean_orphaned_artifacts(TENANT, batch_size=0),
+    ):
+        with pytest.raises(AsmError) as caught:
+            await ask
+        assert caught.value.code is ErrorCode.VALIDATION_ERROR
+
+
+async def test_a_failing_step_does_not_stop_the_others(world: World, maintenance: SqlMaintenance) -> None:
+    """Check 154."""
+    await ended(world, changed_days=100)
+    await ended(world, deleted_days=60)
+    await refuse(world, "UPDATE", "asm_sessions", "NEW.deleted_at IS NOT NULL")
+    report = await maintenance.execute(RetentionPolicy(), TENANT)
+    assert (report.sessions_soft_deleted, report.sessions_hard_deleted) == (0, 1)
+    [error] = report.errors
+    assert error.startswith("soft delete: ")
+
+
+async def test_artifacts_of_sessions_that_are_gone_are_cleaned(world: World, maintenance: SqlMaintenance) -> None:
+    """Checks 151, 155: those without a session stay."""
+    for artifact_id, session_id in (("gone", "ses_gone"), ("free", None), ("owned", await world.session())):
+        await an_artifact(world, artifact_id, session_id)
+    assert await maintenance.clean_orphaned_artifacts(TENANT) == 1
+    left = await world.sql("SELECT id FROM asm_artifacts ORDER BY id")
+    assert [row["id"] for row in left] == ["free", "owned"]
+
+
+async def test_a_counter_with_events_outlives_its_session_row(broken: World, maintenance: SqlMaintenance) -> None:
+    """Check 156: beginning again at 1 would give numbers out twice."""
+    session_id = await ended(broken)
+    await broken.sql("DELETE FROM asm_sessions WHERE id = %s", session_id)
+    report = await maintenance.execute(RetentionPolicy(), TENANT)
+    assert report.orphaned_sequences_cleaned == 0
+    assert await broken.value(
+        "SELECT last_sequence FROM asm_session_sequences WHERE session_id = %s", session_id
+    ) == 4  # fmt: skip
+
+
+async def test_health_is_told_in_sentences(broken: World, maintenance: SqlMaintenance) -> None:
+    """Checks 152, 153, 157: a counter below the highest number is wrong, one above it is not."""
+    behind, ahead, ownerless = [await ended(broken) for _ in range(3)]
+    assert await maintenance.health_check(TENANT) == []
+    await broken.sql("DELETE FROM asm_events WHERE session_id = %s AND sequence_number = 4", ahead)
+    assert await maintenance.health_check(TENANT) == []
+    await broken.sql("UPDATE asm_session_sequences SET last_sequence = 2 WHERE session_id = %s", behind)
+    await broken.sql("DELETE FROM asm_sessions WHERE id = %s", ownerless)
+    assert await maintenance.health_check(TENANT) == [
+        "4 events reference missing sessions",
+        "1 runs reference missing sessions",
+        f"sequence mismatch for {behind}: 2, 4",
+    ]
+    assert await maintenance.health_check("other") == []
+
+
+async def test_one_maintenance_at_a_time(world: World, maintenance: SqlMaintenance, engine: AsyncEngine) -> None:
+    """Check 160: the second does nothing and says so; another tenant's is not in the way."""
+    await ended(world, [T.MESSAGE_STREAMED] * 5)
+    old = await ended(world, changed_days=100, tags=["pinned"])
+    reached, go_on = asyncio.Event(), asyncio.Event()
+
+    class SlowShelf(Shelf):
+        async def put(self, key: str, data: bytes) -> None:
+            reached.set()
+            await go_on.wait()
+
+    policy = RetentionPolicy(max_events_per_session=4, archive_before_prune=True, archive_store=SlowShelf())
+    async with asyncio.timeout(GUARD_S), asyncio.TaskGroup() as group:
+        first = group.create_task(maintenance.execute(policy, TENANT))
+        await reached.wait()
+        second = await SqlMaintenance(engine).execute(RetentionPolicy(exempt_tags=()), TENANT)
+        assert second.already_running
+        assert second.sessions_soft_deleted == 0
+        with pytest.raises(AsmError) as caught:
+            await SqlMaintenance(engine).soft_delete_expired_sessions(RetentionPolicy(exempt_tags=()), TENANT)
+        assert caught.value.details["reason"] == "already_running"
+        assert not (await SqlMaintenance(engine).execute(RetentionPolicy(), "other")).already_running
+        go_on.set()
+    assert first.result().events_pruned == 5
+    assert old not in await deleted(world)
+    assert not (await maintenance.execute(RetentionPolicy(), TENANT)).already_running
+
+
+async def test_a_run_may_begin_while_its_session_is_being_pruned(world: World, maintenance: SqlMaintenance) -> None:
+    """The lock is taken after the archive: a session that has work by then is let go."""
+    session_id = await world.session()
+    lease = await world.running(session_id=session_id)
+    await world.append(lease, 5)
+    await world.queue.finish(lease, an_outcome())
+
+    class BusyShelf(Shelf):
+        async def put(self, key: str, data: bytes) -> None:
+            await world.submit(session_id)
+
+    policy = RetentionPolicy(
+        max_events_per_session=1, exempt_statuses=(), archive_before_prune=True, archive_store=BusyShelf()
+    )
+    async with asyncio.timeout(GUARD_S):
+        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 0
+    assert len(await numbers(world, session_id)) == 8
