@@ -24,12 +24,12 @@ def violations(tables: Mapping[str, list[Row]]) -> list[str]:
     runs, leases = tables["runs"], tables["run_leases"]
     counters = {row["session_id"]: row["last_sequence"] for row in tables["session_sequences"]}
     slots = {row["session_id"]: row["max_concurrent_runs"] for row in tables["session_runtime"]}
-    caps = {row["name"]: row["max_parallel_runs"] for row in tables["limiters"]}
+    limiters = {row["name"]: row for row in tables["limiters"]}
     return [
         *_numbers(events, counters),
         *_logs(events, runs),
         *_claims(runs),
-        *_slots(runs, leases, slots, caps),
+        *_slots(runs, leases, slots, limiters),
     ]
 
 
@@ -83,12 +83,15 @@ def _claims(runs: list[Row]) -> Iterator[str]:
             yield f"session {session_id}: claimed out of order"
 
 
-def _slots(runs: list[Row], leases: list[Row], slots: dict[str, int], caps: dict[str, int]) -> Iterator[str]:
+def _slots(runs: list[Row], leases: list[Row], slots: dict[str, int], limiters: dict[str, Row]) -> Iterator[str]:
     for session_id, held in _grouped(leases, "session_id").items():
         if len(held) > slots[session_id]:
             yield f"session {session_id} holds {len(held)} leases"
     for name, held in _grouped(leases, "limiter").items():
-        if caps.get(name) is not None and len(held) > caps[name]:
+        limiter = limiters.get(name)
+        if limiter is None or len(held) <= limiter["max_parallel_runs"]:
+            continue
+        if any(lease["claimed_at"] > limiter["changed_at"] for lease in held):  # else it was lowered below its use
             yield f"limiter {name}: {len(held)} leases"
     holds = {lease["run_id"]: lease["fence"] for lease in leases}
     running = {run["id"]: run["fence"] for run in runs if run["status"] == "running"}

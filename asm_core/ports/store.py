@@ -83,13 +83,22 @@ class SessionStore(Protocol):
         """The running run that was started last, by (started_at, id)."""
 
     async def save_session(self, session: Session) -> None:
-        """Insert, or replace every field. Raises AsmError `validation_error`."""
+        """
+        Insert, or replace every field; what its queue has come to stays.
+
+        Raises AsmError `validation_error`, `already_exists` (the id is another tenant's).
+        """
 
     async def delete_session(self, session_id: str, tenant_id: str) -> None:
         """With its runs, events, counter, queue and artifact rows; unknown ones are no error."""
 
     async def save_run(self, run: Run) -> None:
-        """Insert, or replace every field; the session need not exist. Raises AsmError `validation_error`."""
+        """
+        Insert, or replace every field; the session need not exist. A new run stands in no queue.
+
+        Raises AsmError `validation_error`, `invalid_transition` (a terminal status is written once), `already_exists`
+        (the id is another tenant's).
+        """
 
     async def append_events(self, events: Sequence[Event], tenant_id: str) -> list[Event]:
         """
@@ -99,7 +108,8 @@ class SessionStore(Protocol):
             The stored events, numbered: one answer per input; a known id comes back as it was first stored.
 
         Raises:
-            AsmError: `validation_error` (nothing was stored), `already_exists` (an id of another session).
+            AsmError: `validation_error` (nothing was stored), `already_exists` (an id of another session),
+                `session_not_found` (the session is another tenant's).
         """
 
     async def flush(self, session: Session, run: Run, events: Sequence[Event]) -> list[Event]:
