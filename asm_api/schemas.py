@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from asm_core.domain.fields import to_jsonable
 from asm_core.domain.run import MAX_TIMEOUT_MS
@@ -58,6 +58,10 @@ class SessionRequest(Request):
     max_queued_runs: int = Field(100, ge=0, le=MAX_RUNS)
 
 
+def _continuation(value: object) -> object:
+    return ("auto" if value else "none") if isinstance(value, bool) else value
+
+
 class SubmitRequest(Request):
     input: JsonObject
     """`{"messages": [{"role", "content"}]}`, `{"prompt": "…"}`, or what the provider takes beside them."""
@@ -68,7 +72,7 @@ class SubmitRequest(Request):
     queue_timeout_ms: int | None = Field(None, ge=1, le=MAX_TIMEOUT_MS)
     max_attempts: int | None = Field(None, ge=1, le=MAX_ATTEMPTS)
     on_worker_lost: Literal["fail", "retry", "resume"] = "fail"
-    continuation: Literal["none", "auto", "replay", "native"] | bool | None = None
+    continuation: Annotated[Literal["none", "auto", "replay", "native"] | None, BeforeValidator(_continuation)] = None
     """Whether the run goes on from what was said before in its session; true means auto."""
     continuation_opts: dict[Literal["max_messages", "max_chars", "max_tokens_approx"], Annotated[int, Field(ge=1)]] = (
         Field(default_factory=dict)

@@ -359,12 +359,12 @@ def stores(sqlite_template: Path, tmp_path: Path, databases: Databases, template
 
 
 def test_all_stores_give_the_same_answers_and_keep_the_same_log(stores: Stores) -> None:
-    """HypothesisWorks: test_database_agreement. Memory and SQLite share their decisions, Postgres has its own."""
+    """Memory and SQLite share their decisions, Postgres has its own."""
     machine = type("Agreement", (Agreement,), {"stores": stores})
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            max_examples=10, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate],  # Phase.shrink takes minutes: every try opens three stores
         ),

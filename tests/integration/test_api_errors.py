@@ -118,7 +118,7 @@ async def test_wrong_session_bodies_are_refused_by_field(
         (INPUT | {"max_attempts": 0}, "body.max_attempts"),
         (INPUT | {"on_worker_lost": "pray"}, "body.on_worker_lost"),
         (INPUT | {"metadata": {"n": 10**30}}, "body.metadata"),
-        (INPUT | {"continuation": "auto"}, "body.continuation"),
+        (INPUT | {"continuation": "sometimes"}, "body.continuation"),
         (INPUT | {"policy": {}}, "body.policy"),
         (INPUT | {"policies": []}, "body.policies"),
         (INPUT | {"if_busy": "reject"}, "body.if_busy"),
