@@ -6,13 +6,12 @@ its answer into values.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec, TypeVar
 
 from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, LeaseLost
 from asm_core.domain.event import Event
-from asm_core.domain.fields import to_jsonable
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.domain.run import RunOutcome
@@ -36,8 +35,8 @@ from asm_core.stores.local import append, cancel, claim, finish, sessions, submi
 from asm_core.stores.local.common import Tx, frames_of, storable
 from asm_core.stores.local.finish import Settled
 from asm_core.stores.local.records import Records
+from asm_core.stores.requests import append_map, numbered, outcome_map, session_map, submission_map
 from asm_core.stores.sql.convert import run_of, session_of
-from asm_core.wire import event_fields
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +60,7 @@ class LocalRunQueue:
         self._limiter = limiter
 
     async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
-        given = storable(_session_map(session))
+        given = storable(session_map(session))
         return _change(await self._write(sessions.create_session, given, self._limiter, activate=activate))
 
     async def change_session(
@@ -78,7 +77,7 @@ class LocalRunQueue:
         return _change(await self._write(change, session_id, tenant_id, verb, data, cancel_queued=cancel_queued))
 
     async def submit(self, submission: Submission) -> Submitted:
-        answer = await self._write(submit.submit, storable(_submission_map(submission)), self._limiter)
+        answer = await self._write(submit.submit, storable(submission_map(submission)), self._limiter)
         return Submitted(
             run_id=answer.run["id"],
             session_id=answer.run["session_id"],
@@ -113,15 +112,15 @@ class LocalRunQueue:
         )
 
     async def append(self, batches: Sequence[tuple[Lease, Sequence[Event]]]) -> list[list[Event] | LeaseLost]:
-        batch = storable([_entry(lease, events) for lease, events in batches])
+        batch = storable([append_map(lease, events) for lease, events in batches])
         numbers = await self._write(append.append, batch)
-        return [_numbered(lease, events, numbers) for lease, events in batches]
+        return [numbered(lease, events, numbers) for lease, events in batches]
 
     async def finish(self, lease: Lease, outcome: RunOutcome) -> Finished:
         if outcome.status is RunStatus.PENDING:
             settled = await self._release(lease.run_id, lease.fence, outcome.data["reason"], from_lost=False)
         else:
-            settled = await self._write(finish.finish, lease.run_id, lease.fence, _outcome_map(outcome))
+            settled = await self._write(finish.finish, lease.run_id, lease.fence, outcome_map(outcome))
         if settled is None:
             raise LeaseLost(lease.run_id)
         return _finished(settled)
@@ -205,51 +204,6 @@ class LocalRunQueue:
         return await self._records.write(lambda db: work(Tx(db, self._clock.now()), *args, **kwargs))
 
 
-def _session_map(session: Session) -> dict[str, Any]:
-    return session.to_map() | {"tenant_id": session.tenant_id}
-
-
-def _submission_map(submission: Submission) -> dict[str, Any]:
-    return {
-        "run_id": submission.run_id,
-        "session_id": submission.session_id,
-        "tenant_id": submission.tenant_id,
-        "input": submission.input,
-        "options": submission.options.to_map(),
-        "metadata": submission.metadata,
-        "idempotency_key": submission.idempotency_key,
-        "request_hash": submission.request_hash,
-        "new_session": _session_map(submission.new_session) if submission.new_session else None,
-        "queued": submission.queued,
-    }
-
-
-def _entry(lease: Lease, events: Sequence[Event]) -> dict[str, Any]:
-    return {
-        "session": lease.session_id,
-        "run": lease.run_id,
-        "tenant": lease.tenant_id,
-        "fence": lease.fence,
-        "attempt": events[0].attempt,
-        "events": [event_fields(event) for event in events],
-    }
-
-
-def _outcome_map(outcome: RunOutcome) -> Mapping[str, Any]:
-    """Made plain here: an adapter's own words may hold what is refused elsewhere, and then the run could never end."""
-    plain: Mapping[str, Any] = to_jsonable(
-        {
-            "status": outcome.status,
-            "output": outcome.output,
-            "error": outcome.error.to_payload() if outcome.error else None,
-            "data": outcome.data,
-            "provider_metadata": outcome.provider_metadata,
-            "turn_count": outcome.turn_count,
-        }
-    )
-    return plain
-
-
 def _change(changed: sessions.Changed) -> SessionChange:
     return SessionChange(
         session=session_of(changed.session),
@@ -273,9 +227,3 @@ def _claimed(given: claim.Given) -> Claimed:
 
 def _finished(settled: Settled) -> Finished:
     return Finished(status=RunStatus(settled.status), events=frames_of(settled.events), wake=settled.wake)
-
-
-def _numbered(lease: Lease, events: Sequence[Event], numbers: Mapping[str, int]) -> list[Event] | LeaseLost:
-    if any(event.id not in numbers for event in events):
-        return LeaseLost(lease.run_id)
-    return [event.with_sequence(numbers[event.id]) for event in events]

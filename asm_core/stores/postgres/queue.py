@@ -12,9 +12,8 @@ from typing import Any
 from psycopg.errors import LockNotAvailable
 
 from asm_core.config import FleetTimes
-from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
+from asm_core.domain.errors import AsmError, LeaseLost
 from asm_core.domain.event import Event, EventFrame
-from asm_core.domain.fields import to_jsonable
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import SESSION_VERBS, RunStatus, SessionVerb
 from asm_core.domain.run import RunOutcome
@@ -32,15 +31,15 @@ from asm_core.ports.queue import (
     Submitted,
     Swept,
 )
+from asm_core.stores import refusals
 from asm_core.stores.postgres.pool import Pool
+from asm_core.stores.requests import append_map, numbered, outcome_map, session_map, submission_map
 from asm_core.stores.sql.convert import run_of, session_of
-from asm_core.wire import dumps_text, event_fields, frame_of_map
+from asm_core.wire import dumps_text, frame_of_map
 
 log = logging.getLogger(__name__)
 
 MAX_WAKEUPS_PER_PASS = 200
-RETRY_AFTER_S = 1
-"""What a client is told to wait when a queue is full."""
 
 
 class PostgresRunQueue:
@@ -113,21 +112,11 @@ class PostgresRunQueue:
         return row
 
     async def submit(self, submission: Submission) -> Submitted:
-        request = {
-            "run_id": submission.run_id,
-            "session_id": submission.session_id,
-            "tenant_id": submission.tenant_id,
-            "input": submission.input,
-            "options": submission.options.to_map(),
-            "metadata": submission.metadata,
-            "idempotency_key": submission.idempotency_key,
-            "request_hash": submission.request_hash,
-            "new_session": _session_map(submission.new_session) if submission.new_session else None,
-            "queued": submission.queued,
-        }
-        answer = await self._pool.call("SELECT asm_submit(%s, %s)", dumps_text(request), self._limiter)
+        answer = await self._pool.call(
+            "SELECT asm_submit(%s, %s)", dumps_text(submission_map(submission)), self._limiter
+        )
         if "refused" in answer:
-            raise _refusal(answer, session_id=submission.session_id, key=submission.idempotency_key)
+            raise _refusal(answer, session_id=submission.session_id, key=submission.idempotency_key or "")
         return Submitted(
             run_id=answer["run_id"],
             session_id=answer["session_id"],
@@ -147,9 +136,9 @@ class PostgresRunQueue:
     async def claim_run(self, run_id: str, tenant_id: str, worker_id: str) -> Claimed:
         answer = await self._pool.call("SELECT asm_claim_run(%s, %s, %s)", run_id, tenant_id, worker_id)
         if answer is None:
-            raise _no_run(run_id)
+            raise refusals.no_run(run_id)
         if "reason" in answer:
-            raise _not_startable(run_id, answer)
+            raise refusals.not_startable(run_id, answer["reason"], answer.get("status"))
         return _claimed(answer, worker_id)
 
     async def start(self, lease: Lease) -> Started:
@@ -165,20 +154,10 @@ class PostgresRunQueue:
         )
 
     async def append(self, batches: Sequence[tuple[Lease, Sequence[Event]]]) -> list[list[Event] | LeaseLost]:
-        batch = [
-            {
-                "session": lease.session_id,
-                "run": lease.run_id,
-                "tenant": lease.tenant_id,
-                "fence": lease.fence,
-                "attempt": events[0].attempt,
-                "events": [event_fields(event) for event in events],
-            }
-            for lease, events in batches
-        ]
+        batch = [append_map(lease, events) for lease, events in batches]
         rows = await self._pool.rows("SELECT id, sequence_number FROM asm_append(%s)", dumps_text(batch))
         numbers: dict[str, int] = dict(rows)
-        return [_numbered(lease, events, numbers) for lease, events in batches]
+        return [numbered(lease, events, numbers) for lease, events in batches]
 
     async def finish(self, lease: Lease, outcome: RunOutcome) -> Finished:
         if outcome.status is RunStatus.PENDING:
@@ -186,7 +165,7 @@ class PostgresRunQueue:
             answer = await self._release(lease.run_id, lease.fence, reason, from_lost=False)
         else:
             answer = await self._pool.call(
-                "SELECT asm_finish(%s, %s, %s)", lease.run_id, lease.fence, dumps_text(_outcome_map(outcome))
+                "SELECT asm_finish(%s, %s, %s)", lease.run_id, lease.fence, dumps_text(outcome_map(outcome))
             )
         if answer is None:
             raise LeaseLost(lease.run_id)
@@ -206,7 +185,7 @@ class PostgresRunQueue:
     async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
         answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s)", run_id, tenant_id, kind)
         if answer is None:
-            raise _no_run(run_id)
+            raise refusals.no_run(run_id)
         return CancelRequest(
             run_id=run_id,
             session_id=answer["session_id"],
@@ -271,24 +250,8 @@ class PostgresRunQueue:
         )
 
 
-def _session_map(session: Session) -> dict[str, Any]:
-    return session.to_map() | {"tenant_id": session.tenant_id}
-
-
 def _session_json(session: Session) -> str:
-    return dumps_text(_session_map(session))
-
-
-def _outcome_map(outcome: RunOutcome) -> dict[str, Any]:
-    """Made plain here: an adapter's own words may hold what Postgres refuses, and then the run could never end."""
-    return {
-        "status": outcome.status,
-        "output": to_jsonable(outcome.output),
-        "error": to_jsonable(outcome.error.to_payload()) if outcome.error else None,
-        "data": to_jsonable(outcome.data),
-        "provider_metadata": to_jsonable(outcome.provider_metadata),
-        "turn_count": outcome.turn_count,
-    }
+    return dumps_text(session_map(session))
 
 
 def _claimed(answer: Mapping[str, Any], worker_id: str) -> Claimed:
@@ -320,54 +283,19 @@ async def _settled(run_id: str, decision: Awaitable[Mapping[str, Any] | None]) -
     return {run_id: answer} if answer else {}
 
 
-def _numbered(lease: Lease, events: Sequence[Event], numbers: Mapping[str, int]) -> list[Event] | LeaseLost:
-    if events[0].id not in numbers:
-        return LeaseLost(lease.run_id)
-    return [event.with_sequence(numbers[event.id]) for event in events]
-
-
-def _no_run(run_id: str) -> AsmError:
-    return AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
-
-
-def _not_startable(run_id: str, answer: Mapping[str, Any]) -> AsmError:
-    code = ErrorCode.INVALID_OPERATION
-    match reason := answer["reason"]:
-        case "session":
-            problem = f"its session is {answer['status']}"
-        case "queue":
-            problem = "earlier runs of its session wait before it"
-        case "full" | "limited":
-            code, problem = ErrorCode.MAX_RUNS_EXCEEDED, "no slot is free"
-        case "lost":
-            problem = "its worker was declared dead and has to register again"
-        case _:
-            code, problem = ErrorCode.INVALID_TRANSITION, f"it is {reason}"
-    return AsmError(code, f"run {run_id} cannot be started: {problem}", details={"run_id": run_id, "reason": reason})
-
-
-def _refusal(answer: Mapping[str, Any], *, session_id: str, to: object = None, key: str | None = None) -> AsmError:
-    code = ErrorCode(answer["refused"])
-    details: dict[str, Any] = {"session_id": session_id} | {k: v for k, v in answer.items() if k != "refused"}
-    match code:
-        case ErrorCode.SESSION_NOT_FOUND:
-            message = f"no session {session_id}"
-        case ErrorCode.ALREADY_EXISTS:
-            message = f"idempotency key {key!r} was used before with another request"
-            details["idempotency_key"] = key
-        case ErrorCode.MAX_RUNS_EXCEEDED:
-            message = (
-                f"session {session_id} holds {answer['in_flight']} runs in flight and {answer['queued']} queued, "
-                f"its limits are {answer['max_concurrent_runs']} and {answer['max_queued_runs']}"
+def _refusal(answer: Mapping[str, Any], *, session_id: str, to: str = "", key: str = "") -> AsmError:
+    match answer["refused"]:
+        case "session_not_found":
+            return refusals.no_session(session_id)
+        case "already_exists":
+            return refusals.key_reused(session_id, key, answer["run_id"])
+        case "max_runs_exceeded":
+            return refusals.queue_full(
+                session_id, queued=answer["queued"], in_flight=answer["in_flight"], limits=answer
             )
-            details["retry_after_s"] = RETRY_AFTER_S
-        case ErrorCode.INVALID_TRANSITION:
-            message = f"session {session_id} is {answer['from']} and cannot become {to}"
+        case "invalid_transition":
+            return refusals.no_such_change(session_id, answer["from"], to)
         case _ if "status" in answer:
-            message = f"session {session_id} is {answer['status']} and takes no more runs"
+            return refusals.session_ended(session_id, answer["status"])
         case _:
-            message = (
-                f"session {session_id} has {answer['queued']} runs queued and {answer['in_flight']} in flight; "
-                "drain it first, or ask to cancel what is queued"
-            )
-    return AsmError(code, message, details=details)
+            return refusals.session_has_work(session_id, queued=answer["queued"], in_flight=answer["in_flight"])
