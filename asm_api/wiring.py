@@ -108,7 +108,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
             query=SqlQueryAPI(engine, price_of=_by_list(price_list(settings.pricing_table))),
             hub=hub,
             submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
-            sessions=Sessions(queue, wakeups, nudges, publisher, redactor),
+            sessions=Sessions(queue, store, wakeups, nudges, publisher, redactor),
             control=Control(queue, store, wakeups, nudges, publisher),
             providers=providers,
             redactor=redactor,

@@ -160,7 +160,7 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
-            sessions=Sessions(queue, worker, worker, publisher, redactor),
+            sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
             control=Control(queue, records, worker, worker, publisher),
             follower=Follower(hub, records, tenant_id),

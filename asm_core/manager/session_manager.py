@@ -120,6 +120,18 @@ class SessionManager:
         """What is not done is cancelled. Raises `session_not_found`, `invalid_transition`."""
         return await self.sessions.cancel(session_id, self.tenant_id, cancel_queued=True)
 
+    async def fork_session(self, /, session_id: str, at: int | None = None, **fields: Any) -> Session:
+        """
+        A new, active session that goes on from another's events up to number `at` (all, when omitted), by reference.
+
+        Args:
+            fields: where the new session is to differ, as of `start_session`; its metadata are its own.
+
+        Raises:
+            AsmError: `session_not_found`, `validation_error` (no such event, or a field).
+        """
+        return await self.sessions.fork(session_id, self.tenant_id, at, **fields)
+
     async def get_session(self, session_id: str) -> Session:
         """Raises `session_not_found`."""
         return await self.store.get_session(session_id, self.tenant_id)

@@ -303,6 +303,21 @@ async def test_a_run_goes_on_from_what_was_said_before(store: Store) -> None:
     ]  # fmt: skip
 
 
+async def test_a_fork_remembers_what_was_said_before_it(store: Store) -> None:
+    """The conversation up to the event it was forked at, and its own; never what its parent said afterwards."""
+    adapter = Listener()
+    async with open_manager(store, adapter) as manager:
+        session_id = await opened(manager)
+        first = await execute(manager, session_id, script({"say": "One"}))
+        await execute(manager, session_id, script({"say": "Two"}))
+        fork = await manager.fork_session(session_id, first.events[-1].sequence_number)
+        await execute(manager, session_id, script({"say": "Three"}))
+        await execute(manager, fork.id, {"prompt": "x"}, continuation=True)
+        await execute(manager, fork.id, {"prompt": "y"}, continuation=True)
+    before = [("user", "Do it"), ("assistant", "One")]
+    assert adapter.heard[3:] == [before, [*before, ("user", "x"), ("assistant", "x")]]
+
+
 @pytest.mark.parametrize(
     ("options", "code", "field"),
     [
