@@ -334,6 +334,7 @@ class SessionManager:
 
 
 def event_of(frame: EventFrame) -> Event:
+    """The event that a store or a query tells in encoded form."""
     return Event.from_map(loads(frame.body))
 
 
