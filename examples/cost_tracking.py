@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from _common import Acting, claim, main, refusal, temporary_folder
+from _common import Acting, claim, main, temporary_folder
 
-from asm_core import DEFAULT_TENANT, Run, RunStatus, Store, UsageSearch, open_manager, open_store, options
+from asm_core import DEFAULT_TENANT, AsmError, Run, RunStatus, Store, UsageSearch, open_manager, open_store, options
 
 HAIKU = "claude-haiku-4-5-20251001"
 USAGE = {"usage": {"input_tokens": 1_000, "output_tokens": 200}}
@@ -22,13 +22,11 @@ OWN_PRICES = {  # USD per token
 async def run_of(store: Store, provider: str, model: str | None = None, given: dict[str, Any] = ANSWER) -> Run:
     """One run, whatever it comes to."""
     async with open_manager(store, Acting(provider)) as manager:
-        session = await manager.open_session("spender")
-        run = await manager.start_run(session.id, given, model=model)
-        if given is FAILURE:
-            await refusal(manager.execute_run(run.id))
-        else:
-            await manager.execute_run(run.id)
-        run = await manager.get_run(run.id)
+        try:
+            run_id = (await manager.run_once(given, model=model)).run_id
+        except AsmError as error:
+            run_id = error.context["run_id"]
+        run = await manager.get_run(run_id)
     print(f"  {provider} {model or ''}: {run.status}, {run.cost_usd} USD")
     return run
 

@@ -501,6 +501,15 @@ def test_without_an_event_loop(tmp_path: Path, kind: str) -> None:
         assert manager.get_session(stream.session_id).status is SessionStatus.CANCELLED
 
 
+async def test_the_error_of_a_one_shot_says_where_it_is_kept(manager: SessionManager) -> None:
+    """Whoever gets it finds the session, the run and what they cost."""
+    given = script({"usage": {"input_tokens": 7}}, {"fail": {"code": "provider_error"}})
+    error = await failure(manager.run_once(given))
+    run = await manager.get_run(error.context["run_id"])
+    assert (run.status, run.session_id) == (RunStatus.FAILED, error.context["session_id"])
+    assert run.token_usage["input_tokens"] == 7
+
+
 async def test_a_database_can_be_asked_and_maintained(store: Store, manager: SessionManager) -> None:
     """Questions across sessions and retention, from an open store alone; one in memory refuses both."""
     if store.engine is None:
