@@ -69,8 +69,8 @@ class Store:
     def maintenance(self, *, artifacts: ArtifactStore | None = None) -> Maintenance:
         """
         Args:
-            artifacts: contents of the registered artifacts of deleted sessions are removed from here; when omitted
-                they stay.
+            artifacts: the store that holds the bytes of registered artifacts (the one below a registering store):
+                those of deleted sessions are removed from it; when omitted they stay.
 
         Raises:
             AsmError: `capability_not_supported` for a store in memory.
