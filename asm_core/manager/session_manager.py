@@ -183,7 +183,8 @@ class SessionManager:
                 raises is logged and stops nothing.
 
         Raises:
-            AsmError: what the run failed with (`cancelled`, `timeout` too); the run and its events are stored.
+            AsmError: what the run failed with (`cancelled`, `timeout` too); the run and its events are stored, and the
+                error's `context` has its `run_id` and `session_id`.
                 `run_not_found`, `invalid_transition`, `invalid_operation`, `max_runs_exceeded`: it was not started.
         """
         run = await self.get_run(run_id)
@@ -346,12 +347,14 @@ class SessionManager:
 
 
 def event_of(frame: EventFrame) -> Event:
+    """The event that a store or a query tells in encoded form."""
     return Event.from_map(loads(frame.body))
 
 
 def failure_of(run: Run) -> AsmError:
-    """Why a run did not complete, as an error to raise."""
+    """Why a run did not complete, as an error to raise; its context says which run of which session."""
+    context = {"session_id": run.session_id, "run_id": run.id}
     if run.error is not None:
-        return AsmError.from_map(run.error)
+        return AsmError.from_map({**run.error, "context": context})
     code = ErrorCode.CANCELLED if run.status is RunStatus.CANCELLED else ErrorCode.INTERNAL_ERROR
-    return AsmError(code, f"run {run.id} is {run.status}", details={"run_id": run.id})
+    return AsmError(code, f"run {run.id} is {run.status}", details={"run_id": run.id}, context=context)
