@@ -204,7 +204,7 @@ async def open_manager(
             store=records,
             sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
-            control=Control(queue, records, worker, worker, publisher),
+            control=Control(queue, records, worker, worker, publisher, redactor),
             follower=Follower(hub, records, tenant_id),
             worker=worker,
         )
