@@ -41,5 +41,10 @@ class AmpServer:
         return _ok({"thread": {"data": found}})
 
 
+def is_title_request(body: Json) -> bool:
+    """Amp asks a small model for a title beside every first turn; no script should have to know."""
+    return [tool["name"] for tool in body.get("tools") or []] == ["set_title"]
+
+
 def _ok(result: Any) -> Json:
     return {"ok": True, "result": result}

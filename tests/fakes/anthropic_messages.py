@@ -70,7 +70,7 @@ class AnthropicMessages(Dialect):
         message = TOO_LONG if refused.failure is Failure.CONTEXT_LENGTH else refused.message
         return _error(refused.failure, message) | {"request_id": f"req_{next(_ids):06d}"}
 
-    def error_event(self, error: StreamError) -> Json:
+    def error_event(self, error: StreamError, asked: Asked) -> Json:
         return _error(error.failure, f"scripted in the stream: {error.failure}")
 
 
@@ -80,7 +80,7 @@ def count_tokens(body: Json) -> Json:
 
 
 def _message(asked: Asked) -> Json:
-    return {"id": f"msg_{next(_ids):06d}", "type": "message", "role": "assistant", "model": asked.model}
+    return {"id": f"msg_{asked.number:06d}", "type": "message", "role": "assistant", "model": asked.model}
 
 
 def _error(failure: Failure, message: str) -> Json:
@@ -125,7 +125,9 @@ def _deltas(part: Part) -> Iterator[Json]:
         case ToolCall():
             whole = orjson.dumps(part.input).decode()
             half = len(whole) // 2
-            yield from ({"type": "input_json_delta", "partial_json": piece} for piece in ("", whole[:half], whole[half:]))
+            yield from (
+                {"type": "input_json_delta", "partial_json": piece} for piece in ("", whole[:half], whole[half:])
+            )
         case _:
             assert_never(part)
 

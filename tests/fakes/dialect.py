@@ -40,7 +40,7 @@ class Dialect(ABC):
         """The body of an HTTP error."""
 
     @abstractmethod
-    def error_event(self, error: StreamError) -> Json:
+    def error_event(self, error: StreamError, asked: Asked) -> Json:
         """An error within a stream."""
 
     def encode(self, event: Json) -> bytes:

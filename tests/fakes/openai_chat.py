@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import count
 from typing import ClassVar, assert_never
 
 import orjson
@@ -11,8 +10,6 @@ import orjson
 from tests.fakes.dialect import Json
 from tests.fakes.openai_responses import CREATED_AT, OpenAIError, error_object
 from tests.fakes.script import Asked, Part, Reply, Stop, StreamError, Text, Thinking, ToolCall, joined
-
-_ids = count(1)
 
 
 class OpenAIChat(OpenAIError):
@@ -23,7 +20,7 @@ class OpenAIChat(OpenAIError):
         return Asked(body["model"], tuple(filter(None, said)), bool(body.get("stream")))
 
     def stream(self, reply: Reply, asked: Asked) -> Iterator[Json | None]:
-        head = {"id": f"chatcmpl-{next(_ids):06d}", "object": "chat.completion.chunk"} | _common(asked)
+        head = {"id": f"chatcmpl-{asked.number:06d}", "object": "chat.completion.chunk"} | _common(asked)
         yield head | {"choices": [_choice({"role": "assistant", "content": ""})]}
         calls = {call.id: index for index, call in enumerate(reply.calls)}
         for part in reply.parts:
@@ -39,10 +36,10 @@ class OpenAIChat(OpenAIError):
         if reply.calls:
             message["tool_calls"] = [_call(call) for call in reply.calls]
         choice = {"index": 0, "message": message, "finish_reason": _finish_reason(reply), "logprobs": None}
-        head = {"id": f"chatcmpl-{next(_ids):06d}", "object": "chat.completion"} | _common(asked)
+        head = {"id": f"chatcmpl-{asked.number:06d}", "object": "chat.completion"} | _common(asked)
         return head | {"choices": [choice], "usage": _usage(reply)}
 
-    def error_event(self, error: StreamError) -> Json:
+    def error_event(self, error: StreamError, asked: Asked) -> Json:
         return {"error": error_object(error.failure, f"scripted in the stream: {error.failure}")}
 
 

@@ -13,6 +13,8 @@ from tests.fakes.script import Asked, Failure, Part, Refused, Reply, Stop, Strea
 
 _ids = count(1)
 CREATED_AT = 1760000000
+LAST = 1_000_000
+"""Sequence number of an error: behind everything that came before."""
 CODES = {
     Failure.AUTH: "invalid_api_key",
     Failure.FORBIDDEN: "unsupported_country_region_territory",
@@ -68,16 +70,12 @@ class OpenAIResponses(OpenAIError):
     def whole(self, reply: Reply, asked: Asked) -> Json:
         return _finished(reply, _response(asked), [_item(part, reply.stop) for part in reply.parts])
 
-    def error_event(self, error: StreamError) -> Json:
+    def error_event(self, error: StreamError, asked: Asked) -> Json:
         told = error_object(error.failure, f"scripted in the stream: {error.failure}")
-        if error.as_response:
-            failed = {"status": "failed", "error": {"code": told["code"], "message": told["message"]}}
-            return {
-                "type": "response.failed",
-                "sequence_number": 99,
-                "response": _response(Asked("scripted", ())) | failed,
-            }
-        return {"type": "error", "sequence_number": 99} | {key: told[key] for key in ("code", "message", "param")}
+        if not error.as_response:
+            return {"type": "error", "sequence_number": LAST} | {key: told[key] for key in ("code", "message", "param")}
+        failed = {"status": "failed", "error": {"code": told["code"], "message": told["message"]}}
+        return {"type": "response.failed", "sequence_number": LAST, "response": _response(asked) | failed}
 
 
 def _events(reply: Reply, response: Json) -> Iterator[Json | None]:
@@ -155,7 +153,12 @@ def _item(part: Part, stop: Stop) -> Json:
             return _message([{"type": "output_text", "text": part.text, "annotations": [], "logprobs": []}])
         case Thinking():
             summary = [{"type": "summary_text", "text": part.text}]
-            return {"id": f"rs_{next(_ids):06d}", "type": "reasoning", "summary": summary, "encrypted_content": "c2VhbGVk"}
+            return {
+                "id": f"rs_{next(_ids):06d}",
+                "type": "reasoning",
+                "summary": summary,
+                "encrypted_content": "c2VhbGVk",
+            }
         case ToolCall(input=str()):
             named = {"id": f"ctc_{next(_ids):06d}", "type": "custom_tool_call", "status": "completed"}
             return named | {"call_id": part.id, "name": part.name, "input": part.input}
@@ -186,7 +189,7 @@ def _opened(item: Json) -> Json:
 
 def _response(asked: Asked) -> Json:
     return {
-        "id": f"resp_{next(_ids):06d}", "object": "response", "created_at": CREATED_AT, "model": asked.model,
+        "id": f"resp_{asked.number:06d}", "object": "response", "created_at": CREATED_AT, "model": asked.model,
         "status": "in_progress", "output": [], "tools": [], "tool_choice": "auto", "parallel_tool_calls": True,
         "error": None, "incomplete_details": None, "instructions": None, "metadata": {}, "usage": None,
     }  # fmt: skip

@@ -225,6 +225,8 @@ class Asked:
     texts: tuple[str, ...]
     """The user's own texts, oldest first, without the results of tools."""
     streams: bool = True
+    number: int = field(default_factory=lambda: next(_numbers))
+    """Of the request; what carries the id of an answer is made from it."""
 
 
 class Script:

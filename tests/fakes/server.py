@@ -13,12 +13,12 @@ from typing import Any, Self
 import orjson
 import uvicorn
 
-from tests.fakes.amp_server import AmpServer
+from tests.fakes.amp_server import AmpServer, is_title_request
 from tests.fakes.anthropic_messages import AnthropicMessages, count_tokens
 from tests.fakes.dialect import Dialect, Json
 from tests.fakes.openai_chat import OpenAIChat
 from tests.fakes.openai_responses import OpenAIResponses
-from tests.fakes.script import Fault, Refused, Reply, Script, StreamError
+from tests.fakes.script import Asked, Fault, Refused, Reply, Script, StreamError, tool
 
 START_S = STOP_S = 10.0
 """Guards against hanging."""
@@ -66,7 +66,7 @@ class ProviderServer:
         self.requests: list[Recorded] = []
         self.amp = AmpServer()
         config = uvicorn.Config(
-            self._app, "127.0.0.1", 0, log_config=None, access_log=False, lifespan="off", ws="none",
+            self._app, "127.0.0.1", 0, log_config=None, access_log=False, interface="asgi3", lifespan="off", ws="none",
             timeout_graceful_shutdown=1,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
@@ -137,12 +137,13 @@ class ProviderServer:
 
     async def _speak(self, dialect: Dialect, request: Recorded, exchange: Exchange) -> None:
         asked = dialect.read(request.body)
-        match self.script.answer(asked):
+        title = tool("set_title", {"title": "A title"})
+        match title if is_title_request(request.body) else self.script.answer(asked):
             case Refused() as refused:
                 body = dialect.error(refused)
                 await exchange.json(dialect.statuses[refused.failure], body, refused.headers)
             case Reply() as reply if asked.streams:
-                await exchange.stream(dialect, reply, dialect.stream(reply, asked))
+                await exchange.stream(dialect, reply, asked)
             case Reply() as reply:
                 await exchange.whole(dialect.whole(reply, asked), reply.fault)
 
@@ -171,18 +172,18 @@ class Exchange:
         else:
             await self._end(written[: len(written) // 2])
 
-    async def stream(self, dialect: Dialect, reply: Reply, events: Any) -> None:
+    async def stream(self, dialect: Dialect, reply: Reply, asked: Asked) -> None:
         """Server-sent events, with the reply's fault in its place."""
         await self._begin(200, {"content-type": "text/event-stream", "cache-control": "no-cache"})
-        for event in events:
+        for event in dialect.stream(reply, asked):
             if event is not None:
                 await self._write(dialect.encode(event))
                 await asyncio.sleep(reply.delay_s)
-            elif await self._fail(dialect, reply.fault):
+            elif await self._fail(dialect, reply.fault, asked):
                 return
         await self._end(dialect.end)
 
-    async def _fail(self, dialect: Dialect, fault: Fault | StreamError | None) -> bool:
+    async def _fail(self, dialect: Dialect, fault: Fault | StreamError | None, asked: Asked) -> bool:
         """Do what goes wrong; whether that was the end."""
         match fault:
             case None:
@@ -197,7 +198,7 @@ class Exchange:
             case Fault.ENDED:
                 await self._end(b"")
             case StreamError():
-                await self._end(dialect.encode(dialect.error_event(fault)))
+                await self._end(dialect.encode(dialect.error_event(fault, asked)))
         return True
 
     async def _begin(self, status: int, headers: Mapping[str, str]) -> None:
