@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
 """
 A stand-in for Amp's command line, which may not be shipped: the part of its `--execute --stream-json` that its SDK
-uses, with the messages that the command line of May 2026 was seen to write. Standard library only: it starts in an instant.
+uses, with the messages that the command line of May 2026 was seen to write. Standard library only, so that it starts
+in an instant.
 
 It asks `AMP_URL` for the model's answers and keeps threads there, as the original does; the one tool is `Bash`.
 """

@@ -43,7 +43,7 @@ class AmpServer:
 
 def is_title_request(body: Json) -> bool:
     """Amp asks a small model for a title beside every first turn; no script should have to know."""
-    return [tool["name"] for tool in body.get("tools") or []] == ["set_title"]
+    return [tool.get("name") for tool in body.get("tools") or []] == ["set_title"]
 
 
 def _ok(result: Any) -> Json:

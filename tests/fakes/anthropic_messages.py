@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
-from typing import assert_never
+from typing import ClassVar, assert_never
 
 import orjson
 
@@ -35,12 +35,12 @@ TOO_LONG = "prompt is too long: 200001 tokens > 200000 maximum"
 
 
 class AnthropicMessages(Dialect):
-    statuses = {
+    statuses: ClassVar = {
         Failure.AUTH: 401, Failure.FORBIDDEN: 403, Failure.NOT_FOUND: 404, Failure.INVALID: 400,
         Failure.CONTEXT_LENGTH: 400, Failure.TOO_LARGE: 413, Failure.RATE_LIMIT: 429, Failure.QUOTA: 402,
         Failure.SERVER_ERROR: 500, Failure.OVERLOADED: 529,
     }  # fmt: skip
-    garbage = b'event: content_block_delta\ndata: {"type": "content_bl\n\n'
+    garbage: ClassVar = b'event: content_block_delta\ndata: {"type": "content_bl\n\n'
 
     def read(self, body: Json) -> Asked:
         said = (joined(message["content"]) for message in body["messages"] if message["role"] == "user")

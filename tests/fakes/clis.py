@@ -1,4 +1,4 @@
-"""How the providers' command lines are kept on loopback: environment and options, each of them needed (see the note)."""
+"""How the providers' command lines are kept on loopback; docs/design/provider-servers.md gives the reasons."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def codex_overrides(server: ProviderServer) -> tuple[str, ...]:
     """For `CodexConfig.config_overrides`: a provider of our own, and nothing that calls out."""
     provider = "model_providers.fake"
     return (
-        'model_provider="fake"', 'model="gpt-5.5"', f'{provider}.name="fake"', f'{provider}.base_url="{server.openai_url}"',
+        'model_provider="fake"', 'model="gpt-5.5"',
+        f'{provider}.name="fake"', f'{provider}.base_url="{server.openai_url}"',
         f'{provider}.env_key="{CODEX_KEY_NAME}"', f'{provider}.wire_api="responses"',
         f"{provider}.request_max_retries=0", f"{provider}.stream_max_retries=0",
         "analytics.enabled=false", "features.plugins=false",
