@@ -24,17 +24,17 @@ WITHIN_S = 10.0
 """Guards against hanging."""
 
 
-@pytest.fixture
-async def claude_api(providers: ProviderServer) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    async with anthropic.AsyncAnthropic(api_key=KEY, base_url=providers.url, max_retries=0, timeout=WITHIN_S) as client:
+@pytest.fixture(scope="module")
+async def claude_api(provider_server: ProviderServer) -> AsyncIterator[anthropic.AsyncAnthropic]:
+    given = {"api_key": KEY, "base_url": provider_server.url, "max_retries": 0, "timeout": WITHIN_S}
+    async with anthropic.AsyncAnthropic(**given) as client:
         yield client
 
 
-@pytest.fixture
-async def openai_api(providers: ProviderServer) -> AsyncIterator[openai.AsyncOpenAI]:
-    async with openai.AsyncOpenAI(
-        api_key=KEY, base_url=providers.openai_url, max_retries=0, timeout=WITHIN_S
-    ) as client:
+@pytest.fixture(scope="module")
+async def openai_api(provider_server: ProviderServer) -> AsyncIterator[openai.AsyncOpenAI]:
+    given = {"api_key": KEY, "base_url": provider_server.openai_url, "max_retries": 0, "timeout": WITHIN_S}
+    async with openai.AsyncOpenAI(**given) as client:
         yield client
 
 
