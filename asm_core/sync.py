@@ -38,6 +38,7 @@ class SessionManager(Facade[_Manager]):
     complete_session = blocking(_Manager.complete_session)
     fail_session = blocking(_Manager.fail_session)
     cancel_session = blocking(_Manager.cancel_session)
+    fork_session = blocking(_Manager.fork_session)
     get_session = blocking(_Manager.get_session)
     start_run = blocking(_Manager.start_run)
     execute_run = blocking(_Manager.execute_run)

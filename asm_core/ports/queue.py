@@ -140,6 +140,19 @@ class RunQueue(Protocol):
     async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
         """Store a session with its counter and queue: `session_created`, and `session_started` when activated."""
 
+    async def fork_session(self, session: Session, at: int | None) -> SessionChange:
+        """
+        Store an active session whose log begins with its parent's first events, by reference: numbers 1 to `at` are
+        the parent's, its own follow behind. Nothing of them is copied; they stay as long as the fork does.
+
+        Args:
+            session: names the parent in `parent_session_id`.
+            at: a number of the parent's log; None: all it holds by now.
+
+        Raises:
+            AsmError: `session_not_found` (the parent), `validation_error` (no such event).
+        """
+
     async def change_session(
         self,
         session_id: str,

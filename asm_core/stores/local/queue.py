@@ -63,6 +63,9 @@ class LocalRunQueue:
         given = storable(session_map(session))
         return _change(await self._write(sessions.create_session, given, self._limiter, activate=activate))
 
+    async def fork_session(self, session: Session, at: int | None) -> SessionChange:
+        return _change(await self._write(sessions.fork_session, storable(session_map(session)), self._limiter, at))
+
     async def change_session(
         self,
         session_id: str,
