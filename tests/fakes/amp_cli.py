@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 MODEL = "claude-opus-4-7"
-UNAUTHORIZED = "Unauthorized Check your access token."
+TOLD = {401: "Unauthorized Check your access token.", 529: "Model Provider Overloaded Try again in a few seconds."}
+"""Its own words for some statuses; of the others the body is told."""
 
 
 def main() -> None:
@@ -64,7 +66,7 @@ class Run:
     def user(self, content: list[Any]) -> None:
         self._say({"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": None})
 
-    def assistant(self, content: list[Any], stop_reason: str, usage: dict[str, Any]) -> None:
+    def assistant(self, content: list[Any], stop_reason: str | None, usage: dict[str, Any]) -> None:
         self.turns += 1
         said = {"type": "message", "role": "assistant", "content": content, "stop_reason": stop_reason, "usage": usage}
         self._say({"type": "assistant", "message": said, "parent_tool_use_id": None})
@@ -93,9 +95,10 @@ def _turns(run: Run, messages: list[Any], prompt: str) -> None:
             run.user(results)
             messages.append({"role": "user", "content": results})
     except urllib.error.HTTPError as error:
-        run.error(UNAUTHORIZED if error.code == 401 else f"{error.code} {error.read().decode()}")
+        run.error(TOLD.get(error.code) or f"{error.code} {error.read().decode()}")
     except (OSError, ValueError, HTTPException) as error:
-        run.error(f"stream broken: {error}")
+        run.error(str(error))
+        sys.exit("Error: Unexpected error inside Amp CLI.")
     else:
         _call("uploadThread", {"thread": {"id": run.thread_id, "messages": messages}})
         run.success("".join(block.get("text", "") for block in messages[-1]["content"]))
@@ -106,6 +109,9 @@ def _turn(run: Run, messages: list[Any]) -> list[Any] | None:
     body = {"model": MODEL, "max_tokens": 32000, "stream": True, "messages": messages}
     with _post("/api/provider/anthropic/v1/messages", body) as answer:
         content, stop_reason, usage = _answer(answer)
+    if stop_reason not in ("end_turn", "tool_use"):
+        run.assistant(content, None, usage)
+        signal.pause()  # after an answer that was cut short or declined the original, too, waits for ever
     run.assistant(content, stop_reason, usage)
     messages.append({"role": "assistant", "content": content})
     calls = [block for block in content if block["type"] == "tool_use"]

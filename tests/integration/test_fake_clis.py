@@ -14,7 +14,7 @@ import pytest
 
 from tests.fakes import script as s
 from tests.fakes.clis import AMP_STAND_IN, KEY, codex_overrides
-from tests.fakes.script import Failure
+from tests.fakes.script import Failure, Fault
 from tests.fakes.server import ProviderServer, Recorded
 from tests.fixtures.providers import CliHome
 
@@ -241,6 +241,35 @@ async def test_amp_rejects_tools_and_tells_a_refused_key(providers: ProviderServ
     assert (result.is_error, "rejected by user" in result.content) == (True, True)
     refused = [message async for message in amp("no key")]
     assert (refused[-1].is_error, refused[-1].error) == (True, "Unauthorized Check your access token.")
+
+
+@pytest.mark.parametrize("reply", [s.broken(Fault.CUT), s.broken(Fault.ENDED), s.stream_error(Failure.SERVER_ERROR)])
+async def test_amp_tells_a_broken_stream_twice(
+    providers: ProviderServer, amp: Callable[..., Any], reply: s.Reply
+) -> None:
+    """An error result, and then an exception for the process that failed."""
+    import amp_sdk as sdk
+
+    providers.script.add(reply, prompt="broken")
+    messages = []
+    with pytest.raises(sdk.ProcessError) as raised:
+        async for message in amp("broken stream"):
+            messages.append(message)
+    assert (messages[-1].type, messages[-1].is_error, raised.value.exit_code) == ("result", True, 1)
+
+
+@pytest.mark.parametrize("reply", [s.max_tokens("cut"), s.refusal()], ids=["max_tokens", "refusal"])
+async def test_amp_hangs_after_an_answer_cut_short(
+    providers: ProviderServer, amp: Callable[..., Any], reply: s.Reply
+) -> None:
+    """The text arrives without a reason to stop, and no result follows."""
+    providers.script.add(reply, prompt="short")
+    turn = amp("short answer")
+    messages = [await anext(turn) for _ in range(3)]
+    assert (messages[-1].type, messages[-1].message.stop_reason) == ("assistant", None)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(anext(turn), 0.2)
+    await turn.aclose()
 
 
 async def test_amp_is_cancelled(providers: ProviderServer, amp: Callable[..., Any]) -> None:
