@@ -8,8 +8,8 @@ from typing import ClassVar, assert_never
 
 import orjson
 
-from tests.fakes.dialect import Dialect, Json
-from tests.fakes.script import Asked, Failure, Part, Refused, Reply, Stop, StreamError, Text, Thinking, ToolCall, joined
+from tests.fakes.dialect import Dialect, Json, joined
+from tests.fakes.script import Asked, Failure, Part, Refused, Reply, Stop, StreamError, Text, Thinking, ToolCall
 
 _ids = count(1)
 STOPS = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import orjson
@@ -47,3 +47,10 @@ class Dialect(ABC):
         """One server-sent event, named by its type where it has one."""
         name = f"event: {event['type']}\n".encode() if "type" in event else b""
         return name + b"data: " + orjson.dumps(event) + b"\n\n"
+
+
+def joined(content: Any, kinds: Iterable[str] = ("text",)) -> str:
+    """The text in a message's content: a string, or the blocks of these kinds."""
+    if isinstance(content, str):
+        return content
+    return "".join(block.get("text") or "" for block in content or [] if block.get("type") in kinds)

@@ -7,9 +7,9 @@ from typing import ClassVar, assert_never
 
 import orjson
 
-from tests.fakes.dialect import Json
+from tests.fakes.dialect import Json, joined
 from tests.fakes.openai_responses import CREATED_AT, OpenAIError, error_object
-from tests.fakes.script import Asked, Part, Reply, Stop, StreamError, Text, Thinking, ToolCall, joined
+from tests.fakes.script import Asked, Part, Reply, Stop, StreamError, Text, Thinking, ToolCall
 
 
 class OpenAIChat(OpenAIError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from email.utils import format_datetime
@@ -107,6 +107,15 @@ Part = Text | Thinking | ToolCall
 
 
 @dataclass(frozen=True)
+class StreamError:
+    """An error told within a stream that began well."""
+
+    failure: Failure
+    as_response: bool = False
+    """OpenAI Responses has two forms: the event `error`, and a response that failed."""
+
+
+@dataclass(frozen=True)
 class Reply:
     """One answer of a model."""
 
@@ -127,15 +136,6 @@ class Reply:
 
     def with_usage(self, **tokens: int) -> Reply:
         return replace(self, usage=Usage(**tokens))
-
-
-@dataclass(frozen=True)
-class StreamError:
-    """An error told within a stream that began well."""
-
-    failure: Failure
-    as_response: bool = False
-    """OpenAI Responses has two forms: the event `error`, and a response that failed."""
 
 
 @dataclass(frozen=True)
@@ -258,6 +258,7 @@ class Script:
             prompt: only for requests with this word in a user text, so that concurrent runs can differ.
             model: only for requests to this model.
         """
+        assert prompt is None or model is None, "a queue is chosen by a word or by a model"
         with self._lock:
             if prompt is not None:
                 self._by_word.setdefault(prompt, deque()).extend(answers)
@@ -287,10 +288,3 @@ class Script:
                 if word in told:
                     return queue
         return self._by_model.get(asked.model, self._common)
-
-
-def joined(content: Any, kinds: Iterable[str] = ("text",)) -> str:
-    """The text in a message's content: a string, or the blocks of these kinds."""
-    if isinstance(content, str):
-        return content
-    return "".join(block.get("text") or "" for block in content or [] if block.get("type") in kinds)

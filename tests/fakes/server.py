@@ -53,6 +53,10 @@ class Recorded:
     answered: threading.Event = field(default_factory=threading.Event, repr=False)
     """Set when the whole answer was sent."""
 
+    async def was_left(self) -> bool:
+        """Whether the client went away early; waits for it."""
+        return await asyncio.to_thread(self.left.wait, STOP_S)
+
 
 class ProviderServer:
     """
@@ -165,12 +169,11 @@ class Exchange:
         await self._begin(200, {"content-type": "application/json"})
         if fault is None:
             await self._end(written)
-        elif fault is Fault.CUT:
-            await self._write(written[: len(written) // 2])
         elif fault is Fault.SILENT:
             await self._wait_for_leaving()
         else:
-            await self._end(written[: len(written) // 2])
+            finish = self._write if fault is Fault.CUT else self._end
+            await finish(written[: len(written) // 2])
 
     async def stream(self, dialect: Dialect, reply: Reply, asked: Asked) -> None:
         """Server-sent events, with the reply's fault in its place."""

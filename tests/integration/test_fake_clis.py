@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.builders import eventually
 from tests.fakes import script as s
 from tests.fakes.clis import AMP_STAND_IN, KEY, codex_overrides
 from tests.fakes.script import Failure, Fault
@@ -21,10 +22,6 @@ from tests.fixtures.providers import CliHome
 WITHIN_S = 20.0
 """Guards against hanging."""
 RAN = "the-tool-ran"
-
-
-async def left(request: Recorded) -> bool:
-    return await asyncio.to_thread(request.left.wait, WITHIN_S)
 
 
 def results_in(request: Recorded) -> str:
@@ -100,7 +97,7 @@ async def test_claude_code_is_interrupted(providers: ProviderServer, claude: Cal
     providers.script.add(s.endless())
     turn = await claude("go on for ever", interrupt=True)
     assert (turn.result.subtype, turn.result.terminal_reason) == ("error_during_execution", "aborted_streaming")
-    assert await left(providers.asked("/v1/messages")[0])
+    assert await providers.asked("/v1/messages")[0].was_left()
 
 
 async def test_claude_code_tells_a_refused_key(providers: ProviderServer, claude: Callable[..., Any]) -> None:
@@ -190,7 +187,7 @@ async def test_codex_is_interrupted_and_tells_failures(
         thread = await codex_thread(client, cli_home.cwd)
         _, turn = await codex_turn(thread, "go on for ever", interrupt=True)
         assert turn.status.value == "interrupted"
-        assert await left(providers.requests[0])
+        assert await providers.requests[0].was_left()
         failed = [(await codex_turn(thread, prompt))[1] for prompt in ("no key", "too many")]
     assert [turn.status.value for turn in failed] == ["failed", "failed"]
     told = [turn.error.codex_error_info.model_dump(mode="json") for turn in failed]
@@ -279,13 +276,13 @@ async def test_amp_is_cancelled(providers: ProviderServer, amp: Callable[..., An
     async def run() -> list[Any]:
         return [message async for message in amp("go on for ever")]
 
-    def streaming() -> list[Recorded]:
-        return [request for request in providers.requests if (request.body or {}).get("stream")]
+    async def streaming() -> None:
+        assert any(request.body.get("stream") for request in providers.requests)
 
     task = asyncio.create_task(run())
-    while not streaming():
-        await asyncio.sleep(0.005)
+    await eventually(streaming, WITHIN_S)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert await left(streaming()[0])
+    [streamed] = [request for request in providers.requests if request.body.get("stream")]
+    assert await streamed.was_left()

@@ -13,10 +13,11 @@ import httpx2
 import openai
 import pytest
 
+from tests.builders import eventually
 from tests.fakes import script as s
 from tests.fakes.clis import KEY
 from tests.fakes.script import Failure, Fault, ToolCall
-from tests.fakes.server import OutwardProxy, ProviderServer, Recorded
+from tests.fakes.server import OutwardProxy, ProviderServer
 
 MODEL = "some-model"
 ADD = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
@@ -72,10 +73,6 @@ def turns(claude_api: anthropic.AsyncAnthropic, openai_api: openai.AsyncOpenAI) 
         "responses": lambda: responses(openai_api),
         "chat": lambda: chat(openai_api),
     }
-
-
-async def left(request: Recorded) -> bool:
-    return await asyncio.to_thread(request.left.wait, WITHIN_S)
 
 
 # Anthropic's Messages API
@@ -369,7 +366,7 @@ async def test_silence_is_a_timeout(providers: ProviderServer) -> None:
     async with openai.AsyncOpenAI(api_key=KEY, base_url=providers.openai_url, max_retries=0, timeout=0.1) as client:
         with pytest.raises(openai.APITimeoutError):
             await responses(client)
-    assert [await left(request) for request in providers.requests] == [True, True]
+    assert [await request.was_left() for request in providers.requests] == [True, True]
 
 
 @pytest.mark.parametrize("retry_after", [7, datetime(2031, 5, 6, 7, 8, 9, tzinfo=UTC)])
@@ -389,12 +386,15 @@ async def test_client_that_leaves_is_noticed(providers: ProviderServer, turns: d
     """A cancelled turn closes its connection, and an endless answer ends with it."""
     providers.script.add(s.endless())
     turn = asyncio.create_task(turns[protocol]())
-    while not providers.requests:
-        await asyncio.sleep(0.005)
+
+    async def begun() -> None:
+        assert providers.requests
+
+    await eventually(begun)
     turn.cancel()
     with pytest.raises(asyncio.CancelledError):
         await turn
-    assert await left(providers.requests[0])
+    assert await providers.requests[0].was_left()
     assert not providers.requests[0].answered.is_set()
 
 
