@@ -107,7 +107,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
             hub=hub,
             submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
             sessions=Sessions(queue, store, wakeups, nudges, publisher, redactor),
-            control=Control(queue, store, wakeups, nudges, publisher),
+            control=Control(queue, store, wakeups, nudges, publisher, redactor),
             providers=providers,
             redactor=redactor,
             checks={"postgres": store.ping, "redis": lambda: _ping(redis.ping)},

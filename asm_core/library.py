@@ -16,6 +16,7 @@ from asm_core.clock import SystemClock
 from asm_core.config import EventLimits, FleetTimes, RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.session import DEFAULT_TENANT
+from asm_core.manager.continuity import Conversations
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
 from asm_core.manager.runner import Runner
@@ -186,7 +187,7 @@ async def open_manager(
 
         runner = Runner(
             queue=queue,
-            store=records,
+            conversations=Conversations(records),
             writer=writer,
             publisher=publisher,
             wakeups=worker,
@@ -204,7 +205,7 @@ async def open_manager(
             store=records,
             sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
-            control=Control(queue, records, worker, worker, publisher),
+            control=Control(queue, records, worker, worker, publisher, redactor),
             follower=Follower(hub, records, tenant_id),
             worker=worker,
         )

@@ -43,6 +43,7 @@ class SessionManager(Facade[_Manager]):
     start_run = blocking(_Manager.start_run)
     execute_run = blocking(_Manager.execute_run)
     run_once = blocking(_Manager.run_once)
+    cancel_for_approval = blocking(_Manager.cancel_for_approval)
     cancel_run = blocking(_Manager.cancel_run)
     get_run = blocking(_Manager.get_run)
     get_session_runs = blocking(_Manager.get_session_runs)

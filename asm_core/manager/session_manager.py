@@ -257,6 +257,17 @@ class SessionManager:
         """A pending run ends at once, one in flight soon; the status by now. Raises `run_not_found`."""
         return (await self.control.cancel(run_id, self.tenant_id)).status
 
+    async def cancel_for_approval(self, run_id: str, approval: Mapping[str, Any]) -> RunStatus:
+        """
+        As `cancel_run`, because something must be approved first: the log tells what, then that the run is cancelled.
+
+        Args:
+            approval: `tool_name, tool_call_id, tool_input, policy_name, violation_kind`.
+
+        Raises `run_not_found`.
+        """
+        return (await self.control.cancel_for_approval(run_id, self.tenant_id, approval)).status
+
     async def get_run(self, run_id: str) -> Run:
         """Raises `run_not_found`."""
         return await self.store.get_run(run_id, self.tenant_id)

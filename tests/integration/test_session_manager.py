@@ -190,6 +190,27 @@ async def test_a_cancelled_run_ends_cancelled(manager: SessionManager) -> None:
     assert (await types(manager, session_id))[-1] == "run_cancelled"
 
 
+async def test_a_run_is_cancelled_for_an_approval(manager: SessionManager) -> None:
+    """spec/01 check 208: what is to be approved is told before the run's end, without the secrets in it."""
+    session_id = await opened(manager)
+    run = await manager.start_run(session_id, script({"say": "x"}, FOREVER))
+    execution = asyncio.create_task(manager.execute_run(run.id))
+
+    async def is_under_way() -> None:
+        assert "message_received" in await types(manager, session_id)
+
+    await eventually(is_under_way)
+    approval = {"tool_name": "bash", "tool_input": {"command": f"curl -H 'Authorization: Bearer {'a1B2' * 10}'"}}
+    assert await manager.cancel_for_approval(run.id, approval) is RunStatus.RUNNING
+    assert (await failure(execution)).code is ErrorCode.CANCELLED
+    asked, ended = (await manager.get_session_events(session_id))[-2:]
+    assert (asked.type, asked.data["tool_name"], asked.run_id) == ("tool_approval_requested", "bash", run.id)
+    assert "a1B2a1B2" not in str(asked.data)
+    assert (ended.type, ended.data["reason"]) == ("run_cancelled", "approval_requested")
+    assert await manager.cancel_for_approval(run.id, approval) is RunStatus.CANCELLED
+    assert (await types(manager, session_id)).count("tool_approval_requested") == 1
+
+
 async def test_ten_runs_are_started_and_executed_at_once(manager: SessionManager) -> None:
     """spec/01 check 161; numbers are 1..n all the same."""
     session_id = await opened(manager)

@@ -191,8 +191,11 @@ class PostgresRunQueue:
         )
         return answer
 
-    async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
-        answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s)", run_id, tenant_id, kind)
+    async def request_cancel(
+        self, run_id: str, tenant_id: str, kind: CancelKind, approval: Mapping[str, Any] | None = None
+    ) -> CancelRequest:
+        stated = None if approval is None else dumps_text(approval)
+        answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s, %s)", run_id, tenant_id, kind, stated)
         if answer is None:
             raise refusals.no_run(run_id)
         return CancelRequest(
