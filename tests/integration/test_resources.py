@@ -156,7 +156,7 @@ def test_relations_are_for_reading() -> None:
 
 async def test_a_record_goes_through_attributes_and_back(domain: Domain) -> None:
     """Checks 166, 167."""
-    session = a_session(id="ses_1", tags=["a"], metadata={"k": {"deep": [1]}}, max_queued_runs=7, model="m")
+    session = a_session(id="ses_1", tags=("a",), metadata={"k": {"deep": [1]}}, max_queued_runs=7, model="m")
     run = a_run(RunStatus.COMPLETED, session_id="ses_1", cost_usd=0.5, output={"content": "x"}, attempt=2)
     event = an_event(EventType.TURN_COMPLETED, session_id="ses_1", data={"n": None}, sequence_number=3)
     artifact = ArtifactRecord.new(AN_ARTIFACT, id="art_1", tenant_id="default", now=NOW)
@@ -305,7 +305,7 @@ async def test_the_key_of_a_destroyed_artifact_is_free_again(domain: Domain) -> 
     [first] = await domain.act(Artifact, "create", AN_ARTIFACT)
     assert (await refusal(domain.act(Artifact, "create", AN_ARTIFACT))).code is ErrorCode.ALREADY_EXISTS
     await domain.act(Artifact, "destroy", {"key": "k"}, tenant_id="other")
-    await domain.act(Artifact, "destroy", {"key": "k"})
+    assert await domain.act(Artifact, "destroy", {"key": "k"}) == []
     [second] = await domain.act(Artifact, "create", AN_ARTIFACT)
     hidden = {artifact.id: artifact.deleted_at is not None for artifact in await domain.act(Artifact, "read")}
     assert hidden == {first.id: True, second.id: False}
@@ -360,7 +360,7 @@ async def test_either_side_reads_what_the_other_has_written(engine: AsyncEngine)
     """Check 170: a migration is another store, and nothing else."""
     here, there = SqlSessionStore(engine), ResourceSessionStore(await extended_domain(engine))
     for writer, reader, name in ((here, there, "a"), (there, here, "b")):
-        session, run = a_session(id=f"ses_{name}", tags=["t"]), a_run(RunStatus.COMPLETED, session_id=f"ses_{name}")
+        session, run = a_session(id=f"ses_{name}", tags=("t",)), a_run(RunStatus.COMPLETED, session_id=f"ses_{name}")
         stored = await writer.flush(session, run, [an_event(session_id=session.id, run_id=run.id)])
         assert await reader.get_session(session.id, "default") == session
         assert await reader.get_run(run.id, "default") == run
@@ -432,14 +432,14 @@ async def test_types_of_the_application_count_for_the_stores(engine: AsyncEngine
     assert plain.context == {"sealed": {"system_prompt": "x"}}
 
 
+class NamedSession(Session):
+    @property
+    def title(self) -> str:
+        return f"{self.agent_id} at work"
+
+
 async def test_a_subclass_adds_behaviour_without_a_table_of_its_own(engine: AsyncEngine) -> None:
     """R8: properties and relations need no mixin."""
-
-    class NamedSession(Session):
-        @property
-        def title(self) -> str:
-            return f"{self.agent_id} at work"
-
     domain = Domain(async_sessionmaker(engine), [NamedSession])
     [made] = await domain.act(NamedSession, "create", {"id": "ses_1", "agent_id": "ada"})
     assert made.title == "ada at work"

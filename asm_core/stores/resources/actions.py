@@ -75,7 +75,11 @@ class Call:
         return (await self.connection.execute(statement)).first() is not None
 
 
-Perform = Callable[[Call], Awaitable[None]]
+Identity = Mapping[str, Any]
+"""Columns that name one record of the tenant, with their values."""
+
+Perform = Callable[[Call], Awaitable[Identity | None]]
+"""Tells which record it has made or changed, when it is still there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +100,25 @@ class Action:
 # Sessions
 
 
-async def _create_session(call: Call) -> None:
+async def _create_session(call: Call) -> Identity:
     record = _session(call, call.own)
     runtime = call.dialect.insert(tables.session_runtime).values(bounds_row(record))
     await call.connection.execute(runtime.on_conflict_do_nothing())
     if not await call.insert(session_row(record)):
         raise refusals.id_taken("session", record.id)
     await writes.ensure_counters(call.connection, call.dialect, [record.id], call.tenant_id)
+    return {"id": record.id}
 
 
-async def _upsert_session(call: Call) -> None:
+async def _upsert_session(call: Call) -> Identity:
     record = _session(call, call.own)
     only = {*call.attributes, "updated_at"}
     row = session_row(record) | call.extras
     await writes.save_session(call.connection, call.dialect, row, bounds_row(record), table=call.table, only=only)
+    return {"id": record.id}
 
 
-async def _update_session(call: Call) -> None:
+async def _update_session(call: Call) -> Identity:
     session_id = call.attributes["id"]
     query = sa.select(call.table).where(call.this("id"))
     found = (await call.connection.execute(query)).mappings().first()
@@ -121,12 +127,14 @@ async def _update_session(call: Call) -> None:
     row = session_row(_session(call, dict(found) | {"updated_at": call.now} | call.own))
     named = {*call.own, "updated_at"} - {"id"}
     await call.update(call.this("id"), **{name: row[name] for name in named} | call.extras)
+    return {"id": session_id}
 
 
-async def _soft_delete_session(call: Call) -> None:
+async def _soft_delete_session(call: Call) -> Identity:
     deleted_at = sa.func.coalesce(call.table.c.deleted_at, sa.literal(call.now, Instant))
     if not await call.update(call.this("id"), deleted_at=deleted_at):
         raise refusals.no_session(call.attributes["id"])
+    return {"id": call.attributes["id"]}
 
 
 async def _destroy_session(call: Call) -> None:
@@ -141,12 +149,13 @@ def _session(call: Call, given: Mapping[str, Any]) -> Session:
 # Runs
 
 
-async def _upsert_run(call: Call) -> None:
+async def _upsert_run(call: Call) -> Identity:
     default = {"status": RunStatus.PENDING, "created_at": call.now}
     given = default | call.own | {"tenant_id": call.tenant_id}
     record = replace(Run.from_map(given), options=_options(given.get("options")))
     row = run_row(record) | call.extras
     await writes.save_run(call.connection, call.dialect, row, table=call.table, only=call.attributes.keys())
+    return {"id": record.id}
 
 
 def _options(given: Any) -> RunOptions | None:
@@ -177,7 +186,7 @@ async def _destroy_run(call: Call) -> None:
 # Events
 
 
-async def _create_event(call: Call) -> None:
+async def _create_event(call: Call) -> Identity:
     """Under the number given; the counter is never behind it."""
     row, number = _event_row(call), call.attributes["sequence_number"]
     if number < 1:
@@ -189,11 +198,13 @@ async def _create_event(call: Call) -> None:
         raise refusals.id_taken("event", f"{row['id']} or number {number} of session {session_id}")
     if number > last[session_id]:
         await writes.advance(call.connection, session_id, number - last[session_id])
+    return {"id": row["id"]}
 
 
-async def _append_event(call: Call) -> None:
+async def _append_event(call: Call) -> Identity:
     row = _event_row(call) | call.extras
     await writes.append(call.connection, call.dialect, [row], call.tenant_id)
+    return {"id": row["id"]}
 
 
 def _event_row(call: Call) -> Row:
@@ -226,7 +237,7 @@ async def _destroy_event(call: Call) -> None:
 # Counters and artifacts
 
 
-async def _upsert_sequence(call: Call) -> None:
+async def _upsert_sequence(call: Call) -> Identity:
     """Forwards only: a counter that went back would give numbers out twice."""
     session_id, wanted = call.attributes["session_id"], call.attributes.get("last_sequence", 0)
     await writes.ensure_counters(call.connection, call.dialect, [session_id], call.tenant_id)
@@ -236,12 +247,14 @@ async def _upsert_sequence(call: Call) -> None:
     values = {name: value for name, value in call.attributes.items() if name not in ("session_id", "last_sequence")}
     if values:
         await call.update(call.this("session_id"), **values)
+    return {"session_id": session_id}
 
 
-async def _create_artifact(call: Call) -> None:
+async def _create_artifact(call: Call) -> Identity:
     record = Artifact.new(call.own, id=new_id(ids.ARTIFACT), tenant_id=call.tenant_id, now=call.now)
     if not await call.insert(asdict(record)):
         raise refusals.id_taken("artifact", f"{record.id} or key {record.key}")
+    return {"id": record.id}
 
 
 async def _destroy_artifact(call: Call) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from typing import Any, TypeVar
 
 import sqlalchemy as sa
@@ -11,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import parse_datetime
 from asm_core.domain.session import DEFAULT_TENANT
-from asm_core.stores.resources.actions import Action, Call
+from asm_core.stores.resources.actions import Call, Identity, Perform
 from asm_core.stores.resources.admission import admitted
 from asm_core.stores.resources.models import READY_MADE, Resource, kind_of
 from asm_core.stores.resources.substitution import Substitution
@@ -78,38 +80,32 @@ class Domain:
             message = f"{getattr(resource, '__name__', resource)} is no resource of this domain"
             raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "resource"})
         chosen, given = admitted(resource, action, attributes or {})
-        if on is not None:
-            return await self._act_on(on, resource, chosen, given, tenant_id)
-        if chosen.perform is not None:
-            await in_transaction(
-                self.engine, lambda connection: self._perform(connection, resource, chosen, given, tenant_id)
-            )
-        with mapped_errors():
-            async with self.session_factory() as session:
-                return await _found(session, resource, chosen, given, tenant_id)
+        if chosen.perform is None:
+            return await self._read(resource, given, tenant_id, on)
+        call = partial(self._perform, resource=resource, perform=chosen.perform, given=given, tenant_id=tenant_id)
+        named = await in_transaction(self.engine, call) if on is None else await self._perform_on(on, call)
+        return [] if named is None else await self._read(resource, named, tenant_id, on)
 
-    async def _act_on(
-        self, session: AsyncSession, resource: type[R], action: Action, given: Mapping[str, Any], tenant_id: str
-    ) -> list[R]:
+    async def _perform_on(
+        self, session: AsyncSession, call: Callable[[AsyncConnection], Awaitable[Identity | None]]
+    ) -> Identity | None:
         with mapped_errors():
             await session.flush()
             connection = await session.connection()
-            if action.perform is not None:
-                with self._substitution.on(connection):
-                    await self._perform(connection, resource, action, given, tenant_id)
-            return await _found(session, resource, action, given, tenant_id)
+            with self._substitution.on(connection):
+                return await call(connection)
 
     async def _perform(
         self,
         connection: AsyncConnection,
+        *,
         resource: type[Resource],
-        action: Action,
+        perform: Perform,
         given: Mapping[str, Any],
         tenant_id: str,
-    ) -> None:
-        assert action.perform is not None, "it writes"
+    ) -> Identity | None:
         now = parse_datetime(await connection.scalar(sa.select(self._dialect.now())))
-        await action.perform(
+        return await perform(
             Call(
                 connection=connection,
                 dialect=self._dialect,
@@ -120,6 +116,17 @@ class Domain:
                 now=now,
             )
         )
+
+    async def _read(
+        self, resource: type[R], where: Mapping[str, Any], tenant_id: str, on: AsyncSession | None
+    ) -> list[R]:
+        columns = resource.__table__.c
+        matching = (columns[name] == value for name, value in where.items())
+        query = sa.select(resource).where(columns.tenant_id == tenant_id, *matching)
+        query = query.order_by(*(columns[name] for name in resource.identities[0])).limit(READ_LIMIT)
+        with mapped_errors():
+            async with nullcontext(on) if on is not None else self.session_factory() as session:
+                return list(await session.scalars(query.execution_options(populate_existing=True)))
 
 
 async def allocate(
@@ -163,19 +170,3 @@ def _engine_of(session_factory: Any) -> AsyncEngine:
         message = "a domain needs a factory of sessions on an async engine: async_sessionmaker(engine)"
         raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "session_factory"})
     return engine
-
-
-async def _found(
-    session: AsyncSession, resource: type[R], action: Action, given: Mapping[str, Any], tenant_id: str
-) -> list[R]:
-    """A `read` goes by all that is given, the others by what names their record."""
-    names = [name for name in given if action.perform is None or name in _identity(resource, given)]
-    columns = resource.__table__.c
-    query = sa.select(resource).where(columns.tenant_id == tenant_id, *(columns[name] == given[name] for name in names))
-    query = query.order_by(*(columns[name] for name in resource.identities[0])).limit(READ_LIMIT)
-    found = await session.scalars(query.execution_options(populate_existing=True))
-    return list(found)
-
-
-def _identity(resource: type[Resource], given: Mapping[str, Any]) -> tuple[str, ...]:
-    return next(names for names in resource.identities if set(names) <= given.keys())
