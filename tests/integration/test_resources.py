@@ -298,7 +298,7 @@ async def test_an_event_is_destroyed_as_if_pruned(domain: Domain) -> None:
     [run] = await domain.act(Run, "read")
     [counter] = await domain.act(SessionSequence, "read")
     assert (run.pruned_usage, counter.last_sequence, counter.pruned_count) == ({"input_tokens": 5}, 3, 1)
-    assert [event.sequence_number for event in await domain.act(Event, "read")] == [3, 1]
+    assert [event.sequence_number for event in await domain.act(Event, "read")] == [1, 3]
 
 
 async def test_the_key_of_a_destroyed_artifact_is_free_again(domain: Domain) -> None:
@@ -382,6 +382,9 @@ async def test_columns_of_the_application_live_in_all_three_stores(engine: Async
             assert set(await db.scalars(sa.select(model.project))) == {UNASSIGNED}
     [assigned] = await domain.act(AppSession, "upsert", {"id": "ses_1", "agent_id": "tester", "project": "apollo"})
     assert (assigned.project, assigned.is_assigned) == ("apollo", True)
+    [moved] = await domain.act(AppSession, "update", {"id": "ses_1", "project": "gemini"})
+    [back] = await domain.act(AppSession, "update", {"id": "ses_1", "project": "apollo"})
+    assert (moved.project, back.project) == ("gemini", "apollo")
     await domain.act(AppEvent, "append_with_sequence", AN_EVENT | {"id": "evt_3", "project": "apollo"})
     await store.save_session(session)
 

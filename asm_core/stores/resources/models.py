@@ -65,7 +65,7 @@ class Resource:
     stock: ClassVar[sa.Table]
     """Our own table of this resource."""
     identities: ClassVar[Sequence[tuple[str, ...]]]
-    """Columns that name one record of a tenant; the first is how actions give it back."""
+    """Columns that name one record of a tenant; the first is the order in which `read` gives them."""
     actions: ClassVar[Mapping[str, Action]]
 
     __table__: ClassVar[Any]
@@ -185,7 +185,7 @@ class RunMixin(Resource):
 class EventMixin(Resource):
     __tablename__ = "asm_events"
     stock = tables.events
-    identities = (("id",), ("session_id", "sequence_number"))
+    identities = (("session_id", "sequence_number"), ("id",))
     actions = actions.EVENT
 
     id: Mapped[str] = _like(stock.c.id)
