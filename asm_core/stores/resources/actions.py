@@ -26,7 +26,7 @@ from asm_core.domain.session import Session
 from asm_core.stores import refusals
 from asm_core.stores.sql import tables, writes
 from asm_core.stores.sql.dialect import Dialect
-from asm_core.stores.sql.resting import lock_resting
+from asm_core.stores.sql.resting import lock_resting, not_forked
 from asm_core.stores.sql.rows import Row, bounds_row, event_rows, run_row, session_row
 from asm_core.stores.sql.tables import Instant
 
@@ -220,8 +220,8 @@ async def _destroy_event(call: Call) -> None:
     if event is None:
         return
     session_id, number = event["session_id"], event["sequence_number"]
-    if not await lock_resting(call.connection, call.tenant_id, [session_id]):
-        raise _refused(f"session {session_id} of event {event['id']} has work, or is gone")
+    if not await lock_resting(call.connection, call.tenant_id, [session_id], not_forked()):
+        raise _refused(f"session {session_id} of event {event['id']} has work or forks, or is gone")
     last = await writes.lock_counters(call.connection, [session_id], call.tenant_id)
     if event["type"] in PROTECTED_TYPES or number == last[session_id]:
         raise _refused(f"event {event['id']} ({event['type']}, number {number}) has to stay")
@@ -276,7 +276,7 @@ def _scalars(table: sa.Table) -> frozenset[str]:
     return frozenset(column.name for column in table.c if not isinstance(column.type, sa.JSON)) - {"tenant_id"}
 
 
-_SESSION = _attributes(Session, tables.sessions) | BOUNDS
+_SESSION = _attributes(Session, tables.sessions, "forked_at") | BOUNDS
 _EVENT = _attributes(Event, tables.events)
 _ARTIFACT = _attributes(Artifact, tables.artifacts, "created_at", "deleted_at")
 _REQUIRED_OF_ARTIFACT = ("key", "byte_size", "checksum_sha256", "storage_backend", "storage_ref")

@@ -105,6 +105,7 @@ class SessionMixin(Resource):
     created_at: Mapped[datetime] = _like(stock.c.created_at)
     updated_at: Mapped[datetime] = _like(stock.c.updated_at)
     deleted_at: Mapped[datetime | None] = _like(stock.c.deleted_at)
+    forked_at: Mapped[int | None] = _like(stock.c.forked_at)
 
     @declared_attr
     def max_concurrent_runs(cls) -> Mapped[int]:
@@ -121,6 +122,7 @@ class SessionMixin(Resource):
 
     @declared_attr
     def events(cls) -> Mapped[list[Event]]:
+        """Its own; those that a fork's log begins with stay with the session that wrote them."""
         return _of_session(cls, EventMixin, "sequence_number")
 
     @declared_attr
