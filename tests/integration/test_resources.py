@@ -203,7 +203,11 @@ def test_actions_are_named() -> None:
         (Run, "upsert", {"id": "run_1", "session_id": "ses_1", "options": {"no": 1}}, "options"),
         (Event, "append_with_sequence", AN_EVENT | {"sequence_number": 7}, "sequence_number"),
         (Event, "append_with_sequence", AN_EVENT | {"timestamp": datetime(2025, 1, 1)}, "timestamp"),
+        (Session, "create", {"id": "ses_\ud800", "agent_id": "a"}, "id"),
+        (Session, "create", {"id": "ses_1", "agent_id": None}, "agent_id"),
         (Event, "create", AN_EVENT, "sequence_number"),
+        (Event, "create", AN_EVENT | {"sequence_number": None}, "sequence_number"),
+        (Event, "create", AN_EVENT | {"sequence_number": 2**63}, "sequence_number"),
         (Event, "create", AN_EVENT | {"sequence_number": 0}, "sequence_number"),
         (Event, "read", {"data": {}}, "data"),
         (SessionSequence, "upsert", {"session_id": "ses_1", "pruned_count": 1}, "pruned_count"),
@@ -323,7 +327,7 @@ async def test_numbers_are_given_out_in_a_row(engine: AsyncEngine) -> None:
     assert [await numbers("a") for _ in range(3)] == [1, 2, 3]
     assert [await numbers("b", 3), await numbers("b", 2)] == [1, 4]
     assert sorted(await asyncio.gather(*(numbers("c") for _ in range(20)))) == [*range(1, 21)]
-    for wrong in (0, True, "1"):
+    for wrong in (0, True, "1", 10**9):
         assert (await refusal(numbers("a", wrong))).code is ErrorCode.VALIDATION_ERROR  # type: ignore[arg-type]
     other = in_transaction(engine, lambda connection: allocate(connection, "a", tenant_id="other"))
     assert (await refusal(other)).code is ErrorCode.SESSION_NOT_FOUND

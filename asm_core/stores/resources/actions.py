@@ -162,7 +162,7 @@ def _options(given: Any) -> RunOptions | None:
     try:
         return RunOptions.from_map(given) if given else None
     except (TypeError, ValueError) as cause:
-        raise _invalid("options", f"run options: {cause}") from cause
+        raise _invalid("options", f"run options cannot be read ({type(cause).__name__})") from cause
 
 
 async def _destroy_run(call: Call) -> None:
@@ -239,7 +239,7 @@ async def _destroy_event(call: Call) -> None:
 
 async def _upsert_sequence(call: Call) -> Identity:
     """Forwards only: a counter that went back would give numbers out twice."""
-    session_id, wanted = call.attributes["session_id"], call.attributes.get("last_sequence", 0)
+    session_id, wanted = call.attributes["session_id"], call.attributes.get("last_sequence") or 0
     await writes.ensure_counters(call.connection, call.dialect, [session_id], call.tenant_id)
     last = await writes.lock_counters(call.connection, [session_id], call.tenant_id)
     if wanted > last[session_id]:

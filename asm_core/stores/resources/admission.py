@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from decimal import Decimal
 from typing import Any
 
 import sqlalchemy as sa
 
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.fields import clean_text
+from asm_core.domain.run import is_number
 from asm_core.stores.resources.actions import BOUNDS, Action
 from asm_core.stores.resources.models import Resource
+from asm_core.stores.sql.page_cursor import MAX_BIGINT
 from asm_core.stores.sql.tables import Instant
 
 
@@ -36,26 +38,27 @@ def admitted(model: type[Resource], name: str, attributes: object) -> tuple[Acti
         if attribute in model.stock.c or attribute in BOUNDS:
             _check(model.stock.c.get(attribute), attribute, attributes[attribute])
     choices = [frozenset(columns) for columns in targets] or [action.needs or frozenset()]
-    if not any(choice <= attributes.keys() for choice in choices):
-        missing = min(choices[0] - attributes.keys())
+    told = {attribute for attribute, value in attributes.items() if value is not None}
+    if not any(choice <= told for choice in choices):
+        missing = min(choices[0] - told)
         raise _invalid(missing, f"{model.__name__} {name} needs {missing!r}")
     return action, attributes
 
 
 def _check(column: sa.Column[Any] | None, name: str, value: object) -> None:
-    """None is left to the record."""
+    """None is left to the record. The value is not told: it may be a secret."""
     kind = sa.Integer() if column is None else column.type
     fits = (
         isinstance(value, list | tuple) and all(isinstance(tag, str) for tag in value) if name == "tags"
         else isinstance(value, Mapping) if isinstance(kind, sa.JSON)
         else isinstance(value, datetime) and value.tzinfo is not None if isinstance(kind, Instant)
         else isinstance(value, bool) if isinstance(kind, sa.Boolean)
-        else isinstance(value, int) and not isinstance(value, bool) if isinstance(kind, sa.Integer)
-        else isinstance(value, int | float | Decimal) if isinstance(kind, sa.Numeric)
-        else isinstance(value, str)
+        else is_number(value) and isinstance(value, int) and abs(value) <= MAX_BIGINT if isinstance(kind, sa.Integer)
+        else is_number(value) if isinstance(kind, sa.Numeric)
+        else isinstance(value, str) and clean_text(value) == value
     )  # fmt: skip
     if value is not None and not fits:
-        raise _invalid(name, f"{name} cannot be {value!r}")
+        raise _invalid(name, f"{name} cannot be this {type(value).__name__}")
 
 
 def _invalid(field: str, message: str) -> AsmError:

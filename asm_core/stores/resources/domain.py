@@ -24,6 +24,9 @@ from asm_core.stores.sql.transactions import in_transaction, mapped_errors
 READ_LIMIT = 1_000
 """Records that a `read` gives; whoever wants more, or another order, selects."""
 
+MAX_ALLOCATED = 1_000_000
+"""Numbers at once."""
+
 R = TypeVar("R", bound=Resource)
 
 
@@ -136,7 +139,7 @@ async def allocate(
     Sequence numbers of a session, in the caller's transaction: nobody else gets them, nor any between.
 
     Args:
-        n: how many, from 1. Each must become an event (`create`) before the commit: a log has no gaps.
+        n: how many, up to `MAX_ALLOCATED`. Each must become an event (`create`) before the commit: a log has no gaps.
 
     Returns:
         The first of them.
@@ -151,8 +154,9 @@ async def allocate(
 
 
 def _require_count(n: object) -> None:
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise AsmError(ErrorCode.VALIDATION_ERROR, f"n must be an integer from 1, not {n!r}", details={"field": "n"})
+    if not isinstance(n, int) or isinstance(n, bool) or not 1 <= n <= MAX_ALLOCATED:
+        message = f"n must be an integer from 1 to {MAX_ALLOCATED}, not {n!r}"
+        raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "n"})
 
 
 def _models(resources: Sequence[type[Resource]]) -> Mapping[type[Resource], type[Resource]]:

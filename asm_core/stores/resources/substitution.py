@@ -36,6 +36,9 @@ class Substitution:
     @contextmanager
     def on(self, connection: AsyncConnection) -> Iterator[None]:
         """For the block, on a connection that is somebody else's."""
+        if not self._substitutes:
+            yield
+            return
         target = connection.sync_connection
         sa.event.listen(target, _EVENT, self._substitute, retval=True)
         try:
