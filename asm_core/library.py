@@ -151,7 +151,7 @@ async def open_manager(
             adapter_of=adapter_of,
             prices=price_list(chosen.pricing_table),
             redactor=redactor,
-            limits=run_limits or RunLimits(),
+            limits=run_limits or chosen.run_limits,
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,
         )

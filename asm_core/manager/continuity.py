@@ -11,12 +11,15 @@ from asm_core.wire import loads
 PAGE = 1_000
 
 
-async def conversation_before(store: SessionStore, run: Run) -> Transcript | None:
+async def conversation_before(store: SessionStore, run: Run, chars_per_token: int) -> Transcript | None:
     """
     The conversation that a run continues, within its bounds; None for a run that continues nothing.
 
     What runs in flight are still saying is left out, the run's own earlier attempts too: a conversation is made of
     what has been said.
+
+    Args:
+        chars_per_token: for a bound in tokens.
 
     Raises:
         AsmError: `session_not_found`, `storage_connection_failed`.
@@ -32,5 +35,5 @@ async def conversation_before(store: SessionStore, run: Run) -> Transcript | Non
         events = [Event.from_map(loads(frame.body)) for frame in page if frame.run_id not in unfinished]
         transcript = transcript.extended_by(events)
         if len(page) < PAGE:
-            return transcript.within(Budget(**options.continuation_opts))
+            return transcript.within(Budget(chars_per_token=chars_per_token, **options.continuation_opts))
         where = where.behind(page[-1].sequence_number)

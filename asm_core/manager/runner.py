@@ -81,7 +81,7 @@ class Runner:
         started = await self._patiently(lambda: self.queue.start(claim.lease))
         on_started()
         run = replace(claim.run, attempt=started.attempt)
-        transcript = await self._patiently(lambda: conversation_before(self.store, run))
+        transcript = await self._patiently(lambda: conversation_before(self.store, run, self.limits.chars_per_token))
         attempt = Attempt(
             execution=Execution(
                 run=run, session=claim.session, attempt=started.attempt, model=options.model, transcript=transcript
