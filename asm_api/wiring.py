@@ -26,10 +26,12 @@ from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.audit import AuditLog
 from asm_core.ports.query import PriceOf, QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.audit import SqlAuditLog
 from asm_core.stores.sql.engine import open_engine
 from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.store import SqlSessionStore
@@ -49,6 +51,7 @@ class Deps:
     settings: Settings
     store: SessionStore
     query: QueryAPI
+    audit: AuditLog
     hub: Hub
     submitter: Submitter
     sessions: Sessions
@@ -106,6 +109,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
             settings=settings,
             store=store,
             query=SqlQueryAPI(engine, price_of=_by_list(price_list(settings.pricing_table))),
+            audit=SqlAuditLog(engine),
             hub=hub,
             submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
             sessions=Sessions(queue, wakeups, nudges, publisher, redactor),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
+    from asm_core.domain.audit import AuditEntry as AuditEntry
     from asm_core.domain.errors import AsmError as AsmError
     from asm_core.domain.errors import ErrorCode as ErrorCode
     from asm_core.domain.event import Event as Event
@@ -24,17 +25,21 @@ if TYPE_CHECKING:
     from asm_core.domain.lifecycle import SessionStatus as SessionStatus
     from asm_core.domain.run import Run as Run
     from asm_core.domain.session import Session as Session
+    from asm_core.domain.upcasting import UPCASTERS as UPCASTERS
     from asm_core.library import open_manager as open_manager
     from asm_core.library import open_store as open_store
     from asm_core.library import run_once as run_once
+    from asm_core.manager.audit import AuditLogger as AuditLogger
     from asm_core.manager.oneshot import StreamSession as StreamSession
     from asm_core.manager.runtime import SessionRuntime as SessionRuntime
     from asm_core.manager.session_manager import ExecutionResult as ExecutionResult
     from asm_core.manager.session_manager import SessionManager as SessionManager
+    from asm_core.ports.audit import AuditFilter as AuditFilter
     from asm_core.ports.store import EventFilter as EventFilter
 
 _HOMES = {
     "ScriptedAdapter": "adapters.scripted",
+    "AuditEntry": "domain.audit",
     "AsmError": "domain.errors",
     "ErrorCode": "domain.errors",
     "Event": "domain.event",
@@ -43,13 +48,16 @@ _HOMES = {
     "SessionStatus": "domain.lifecycle",
     "Run": "domain.run",
     "Session": "domain.session",
+    "UPCASTERS": "domain.upcasting",
     "open_manager": "library",
     "open_store": "library",
     "run_once": "library",
+    "AuditLogger": "manager.audit",
     "StreamSession": "manager.oneshot",
     "SessionRuntime": "manager.runtime",
     "ExecutionResult": "manager.session_manager",
     "SessionManager": "manager.session_manager",
+    "AuditFilter": "ports.audit",
     "EventFilter": "ports.store",
 }
 

@@ -26,6 +26,7 @@ from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.audit import AuditLog
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.queue import RunQueue
 from asm_core.ports.store import SessionStore
@@ -44,6 +45,7 @@ class Store:
 
     queue: RunQueue
     records: SessionStore
+    audit: AuditLog
     times: FleetTimes
     """Liveness and repair: the same for everybody who works on this store."""
 
@@ -74,13 +76,16 @@ def open_store(url: str, *, times: FleetTimes | None = None) -> AbstractAsyncCon
 @asynccontextmanager
 async def _open_memory(times: FleetTimes) -> AsyncIterator[Store]:
     from asm_core.stores.memory import MemoryRecords, MemorySessionStore
+    from asm_core.stores.memory_audit import MemoryAuditLog
 
     records, clock = MemoryRecords(), SystemClock()
-    yield Store(LocalRunQueue(records, times, clock), MemorySessionStore(records, clock), times)
+    queue = LocalRunQueue(records, times, clock)
+    yield Store(queue, MemorySessionStore(records, clock), MemoryAuditLog(records, clock), times)
 
 
 @asynccontextmanager
 async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
+    from asm_core.stores.sql.audit import SqlAuditLog
     from asm_core.stores.sql.engine import open_sqlite, sqlite_url
     from asm_core.stores.sql.migrate import migrate
     from asm_core.stores.sql.sqlite import SqliteRecords
@@ -90,7 +95,8 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
     engine = open_sqlite(path)
     records = SqlSessionStore(engine)
     try:
-        yield Store(LocalRunQueue(SqliteRecords(engine), times, SystemClock()), records, times)
+        queue = LocalRunQueue(SqliteRecords(engine), times, SystemClock())
+        yield Store(queue, records, SqlAuditLog(engine), times)
     finally:
         await records.close()
 
@@ -98,14 +104,16 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
     from asm_core.stores.postgres.queue import PostgresRunQueue
+    from asm_core.stores.sql.audit import SqlAuditLog
     from asm_core.stores.sql.engine import open_engine
     from asm_core.stores.sql.store import SqlSessionStore
 
     queue = PostgresRunQueue(url, application_name=APPLICATION, times=times)
     await queue.open()
-    records = SqlSessionStore(open_engine(url, application_name=APPLICATION))
+    engine = open_engine(url, application_name=APPLICATION)
+    records = SqlSessionStore(engine)
     try:
-        yield Store(queue, records, times)
+        yield Store(queue, records, SqlAuditLog(engine), times)
     finally:
         await records.close()
         await queue.close()
@@ -160,6 +168,7 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
+            audit=opened.audit,
             sessions=Sessions(queue, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
             control=Control(queue, records, worker, worker, publisher),
