@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asm_core import options
 from asm_core.bus.hub import Hub
@@ -26,11 +26,16 @@ from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.audit import AuditLog
 from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.query import Maintenance, QueryAPI
 from asm_core.ports.queue import RunQueue
 from asm_core.ports.store import SessionStore
 from asm_core.stores.local.queue import LocalRunQueue
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 APPLICATION = "asm-library"
 SUBSCRIBER_BUFFER = 1_000
@@ -48,13 +53,46 @@ class Store:
     audit: AuditLog
     times: FleetTimes
     """Liveness and repair: the same for everybody who works on this store."""
+    engine: AsyncEngine | None = None
+    """The database behind it, if there is one."""
+
+    def queries(self) -> QueryAPI:
+        """
+        Questions across sessions. A run without a stored cost is priced by the `pricing_table` in force now.
+
+        Raises:
+            AsmError: `capability_not_supported` for a store in memory.
+        """
+        from asm_core.stores.sql.query import SqlQueryAPI
+
+        prices = price_list(options.current().pricing_table)
+        return SqlQueryAPI(self._database("queries"), price_of=prices.price_of)
+
+    def maintenance(self, *, artifacts: ArtifactStore | None = None) -> Maintenance:
+        """
+        Args:
+            artifacts: the store that holds the bytes of registered artifacts (the one below a registering store):
+                those of deleted sessions are removed from it; when omitted they stay.
+
+        Raises:
+            AsmError: `capability_not_supported` for a store in memory.
+        """
+        from asm_core.stores.sql.maintenance import SqlMaintenance
+
+        return SqlMaintenance(self._database("maintenance"), blobs=artifacts)
+
+    def _database(self, purpose: str) -> AsyncEngine:
+        if self.engine is None:
+            message = f"a store in memory has no {purpose}; use sqlite:///path/to/file or postgresql://…"
+            raise AsmError(ErrorCode.CAPABILITY_NOT_SUPPORTED, message, details={"field": "store"})
+        return self.engine
 
 
 def open_store(url: str, *, times: FleetTimes | None = None) -> AbstractAsyncContextManager[Store]:
     """
     Args:
         url: `memory://` (gone with the block), `sqlite:///path/to/file` (made and migrated when needed), or
-            `postgresql://…` (migrated by `asm migrate`).
+            `postgresql://…` (migrated by `asm migrate`, or `migrate` of this package).
         times: liveness and repair; the same for everybody who works on this store.
 
     Raises:
@@ -96,7 +134,7 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
     records = SqlSessionStore(engine)
     try:
         queue = LocalRunQueue(SqliteRecords(engine), times, SystemClock())
-        yield Store(queue, records, SqlAuditLog(engine), times)
+        yield Store(queue, records, SqlAuditLog(engine), times, engine)
     finally:
         await records.close()
 
@@ -113,7 +151,7 @@ async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
     engine = open_engine(url, application_name=APPLICATION)
     records = SqlSessionStore(engine)
     try:
-        yield Store(queue, records, SqlAuditLog(engine), times)
+        yield Store(queue, records, SqlAuditLog(engine), times, engine)
     finally:
         await records.close()
         await queue.close()
@@ -129,6 +167,9 @@ async def open_manager(
 ) -> AsyncIterator[SessionManager]:
     """
     A manager that executes runs with this adapter; when the block ends, what still runs is stopped.
+
+    Prices and redaction are those of the `options` in force when it opens. Several managers, each with an adapter of
+    its own, may share a store and its sessions.
 
     Args:
         store: an open one, or the URL of one (`open_store`).
@@ -169,9 +210,9 @@ async def open_manager(
             tenant_id=tenant_id,
             store=records,
             audit=opened.audit,
-            sessions=Sessions(queue, worker, worker, publisher, redactor),
+            sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
-            control=Control(queue, records, worker, worker, publisher),
+            control=Control(queue, records, worker, worker, publisher, redactor),
             follower=Follower(hub, records, tenant_id),
             worker=worker,
         )

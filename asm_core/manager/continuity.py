@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from asm_core.domain.event import Event
 from asm_core.domain.run import Continuation, Run
 from asm_core.domain.transcript import TRANSCRIPT_EVENTS, Budget, Transcript
@@ -33,7 +35,8 @@ async def conversation_before(store: SessionStore, run: Run, chars_per_token: in
     while True:
         page = await store.get_events(run.session_id, run.tenant_id, where, PAGE)
         events = [Event.from_map(loads(frame.body)) for frame in page if frame.run_id not in unfinished]
-        transcript = transcript.extended_by(events)
+        # a fork's first events carry the name of the session that wrote them
+        transcript = transcript.extended_by(replace(event, session_id=run.session_id) for event in events)
         if len(page) < PAGE:
             return transcript.within(Budget(chars_per_token=chars_per_token, **options.continuation_opts))
         where = where.behind(page[-1].sequence_number)
