@@ -16,8 +16,10 @@ from asm_core.clock import SystemClock
 from asm_core.config import EventLimits, FleetTimes, RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.session import DEFAULT_TENANT
+from asm_core.manager.continuity import Conversations
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
+from asm_core.manager.provider_files import RememberedFiles
 from asm_core.manager.runner import Runner
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
@@ -193,11 +195,12 @@ async def open_manager(
 
         runner = Runner(
             queue=queue,
-            store=records,
+            conversations=Conversations(records),
             writer=writer,
             publisher=publisher,
             wakeups=worker,
             adapter_of=adapter_of,
+            files_of=RememberedFiles().of,
             prices=price_list(chosen.pricing_table),
             redactor=redactor,
             limits=run_limits or chosen.run_limits,

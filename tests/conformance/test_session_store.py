@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,17 +17,40 @@ from asm_core.domain.event import Event, EventType
 from asm_core.domain.lifecycle import RunStatus, SessionStatus, SessionVerb
 from asm_core.domain.run import RunOptions
 from asm_core.ports.store import EventFilter, SessionStore
+from asm_core.resources import ResourceSessionStore
+from asm_core.stores.sql.engine import open_engine, open_sqlite
 from asm_core.wire import loads
 from tests.builders import NOW, World, a_run, a_session, an_event, an_outcome
 from tests.conformance.conftest import OpenWorld
+from tests.fixtures.resources import extended_domain
 
 ALL = 10_000
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres", "resources_sqlite", "resources_postgres"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """Resources: of an application with columns of its own."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def world(open_any: OpenWorld) -> AsyncIterator[World]:
+def store_name(kind: str) -> str:
+    return kind.removeprefix("resources_")
+
+
+@pytest.fixture
+async def world(kind: str, open_any: OpenWorld, request: pytest.FixtureRequest) -> AsyncIterator[World]:
     """Written to past the queue's rules, so it need not end sound."""
-    async with open_any(ends_sound=False) as opened:
+    async with open_any(ends_sound=False) as opened, AsyncExitStack() as stack:
+        if kind == "resources_sqlite":
+            engine = open_sqlite(request.getfixturevalue("sqlite_path"))
+        elif kind == "resources_postgres":
+            engine = open_engine(request.getfixturevalue("database_url"), application_name="test")
+        else:
+            engine = None
+        if engine is not None:
+            stack.push_async_callback(engine.dispose)
+            opened.store = ResourceSessionStore(await extended_domain(engine))
         yield opened
 
 

@@ -33,12 +33,14 @@ from asm_core.ports.query import (
     UsageSearch,
     as_query_api,
 )
+from asm_core.resources import ResourceQueryAPI
 from asm_core.stores.sql import query as sql_query
 from asm_core.stores.sql.dialect import PostgresDialect
 from asm_core.stores.sql.engine import open_engine, sqlalchemy_url
 from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.transactions import snapshot
 from tests.builders import NOW, World, an_outcome
+from tests.fixtures.resources import extended_domain
 
 TENANT = "default"
 HOUR = timedelta(hours=1)
@@ -52,9 +54,10 @@ async def engine(world: World) -> AsyncIterator[AsyncEngine]:
     await opened.dispose()
 
 
-@pytest.fixture
-def query(engine: AsyncEngine) -> SqlQueryAPI:
-    return SqlQueryAPI(engine)
+@pytest.fixture(params=["tables", "resources"])
+async def query(engine: AsyncEngine, request: pytest.FixtureRequest) -> SqlQueryAPI:
+    """Resources: of an application with columns of its own."""
+    return SqlQueryAPI(engine) if request.param == "tables" else ResourceQueryAPI(await extended_domain(engine))
 
 
 async def sessions_of_hours(world: World, how_many: int, **fields: Any) -> list[str]:

@@ -20,6 +20,12 @@ FOR_CALLERS = {"retention"}
 """What programs hand on themselves: `Maintenance` is given its policy by whoever runs it."""
 QUERY_LIMITS = {f"default_{kind}_query_limit" for kind in ("session", "run", "event")}
 """`ports/query.py` puts these names together."""
+PROVIDERS = {
+    f"{name}_{what}"
+    for name in ("anthropic", "openai", "claude", "codex", "amp")
+    for what in ("base_url", "api_key", "model")
+}
+"""`provider_access` puts these names together, for the providers' adapters."""
 SETS_OTHERS = {"profile"}
 """Read when the settings are made."""
 
@@ -27,7 +33,9 @@ SETS_OTHERS = {"profile"}
 @cache
 def read_in_use() -> frozenset[str]:
     """Names read off settings outside of config.py, and what is read in turn by the properties among them."""
-    found = {name for path in sources() for name in reads_of(path)} | FOR_CALLERS | QUERY_LIMITS | SETS_OTHERS
+    found = (
+        {name for path in sources() for name in reads_of(path)} | FOR_CALLERS | QUERY_LIMITS | PROVIDERS | SETS_OTHERS
+    )
     own = reads_of_config()
     waiting = list(found)
     while waiting:
