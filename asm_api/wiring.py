@@ -94,7 +94,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         stack.push_async_callback(asyncio.to_thread, wakeups.close)
         nudges = RedisNudges(settings)
         stack.push_async_callback(nudges.close)
-        providers = build_providers(settings)
+        providers = build_providers(settings, store)
         stack.push_async_callback(providers.close)
         publisher = Publisher(bus, settings.event_limits.publish_buffer)
         await stack.enter_async_context(publisher.running())
