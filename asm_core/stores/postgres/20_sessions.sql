@@ -1,4 +1,5 @@
--- Create a session with its counter and queue; active at once, or pending. Repeating it with the same id changes nothing (a lost commit is safe).
+-- Create a session with its counter and queue; active at once, or pending. Repeating it with the same id changes nothing
+-- (a lost commit is safe); an id that is another tenant's is refused, and nothing of that session told.
 CREATE OR REPLACE FUNCTION asm_create_session(p jsonb, p_limiter text, p_activate boolean DEFAULT true) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE v_at timestamptz := clock_timestamp(); v_id text := p->>'id'; v_tenant text := p->>'tenant_id'; v_events jsonb := '[]';
@@ -8,7 +9,10 @@ BEGIN
   VALUES (v_id, v_tenant, p->>'agent_id', CASE WHEN p_activate THEN 'active' ELSE 'pending' END, p->>'parent_session_id', p->>'provider', p->>'model',
           p->'metadata', p->'context', ARRAY(SELECT jsonb_array_elements_text(p->'tags')), v_at, v_at)
   ON CONFLICT DO NOTHING;
-  IF FOUND THEN
+  IF NOT FOUND THEN
+    PERFORM 1 FROM asm_sessions WHERE id = v_id AND tenant_id = v_tenant;
+    IF NOT FOUND THEN RETURN jsonb_build_object('refused', 'id_taken', 'record', 'session', 'id', v_id); END IF;
+  ELSE
     INSERT INTO asm_session_sequences (session_id, tenant_id) VALUES (v_id, v_tenant);
     INSERT INTO asm_session_runtime (session_id, tenant_id, max_concurrent_runs, max_queued_runs, limiter)
     VALUES (v_id, v_tenant, (p->>'max_concurrent_runs')::int, (p->>'max_queued_runs')::int, p_limiter);

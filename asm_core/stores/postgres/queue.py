@@ -75,6 +75,8 @@ class PostgresRunQueue:
         answer = await self._pool.call(
             "SELECT asm_create_session(%s, %s, %s)", _session_json(session), self._limiter, activate
         )
+        if "refused" in answer:
+            raise _refusal(answer, session_id=session.id)
         row = await self._session_row(session.id)
         return SessionChange(session=session_of(row), events=_frames(answer["events"]))
 
@@ -289,6 +291,8 @@ def _refusal(answer: Mapping[str, Any], *, session_id: str, to: str = "", key: s
             return refusals.no_session(session_id)
         case "already_exists":
             return refusals.key_reused(session_id, key, answer["run_id"])
+        case "id_taken":
+            return refusals.id_taken(answer["record"], answer["id"])
         case "max_runs_exceeded":
             return refusals.queue_full(
                 session_id, queued=answer["queued"], in_flight=answer["in_flight"], limits=answer

@@ -35,9 +35,6 @@ class Dialect(Protocol):
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`."""
 
-    def turn(self, name: str) -> sa.Select[bool] | None:
-        """True when nobody else has this turn, held to the end of the transaction; None: it need not be asked for."""
-
     keep_usage: sa.TextClause
     """Adds the usage events `numbers` of `session_id` of `tenant_id` to what their runs say of pruned usage."""
 
@@ -63,9 +60,6 @@ class PostgresDialect:
 
     def insert(self, table: sa.Table) -> Any:
         return pg.insert(table)
-
-    def turn(self, name: str) -> sa.Select[bool] | None:
-        return sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(name, 0)))
 
     keep_usage = sa.text("""
         UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (
@@ -116,9 +110,6 @@ class SqliteDialect:
 
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)
-
-    def turn(self, name: str) -> None:
-        return None
 
     keep_usage = sa.text("""
         UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (

@@ -447,15 +447,23 @@ class _Export:
         return self._pages(EVENT_COLUMNS, events, events.c.sequence_number)
 
     def artifacts(self) -> AsyncIterator[Sequence[dict[str, Any]]]:
+        """Those that are there: what was deleted or replaced can no longer be read."""
         columns = [artifacts.c[name] for name in ARTIFACT_KEYS]
-        return self._pages(columns, artifacts, artifacts.c.created_at, artifacts.c.id)
+        order = (artifacts.c.created_at, artifacts.c.id)
+        return self._pages(columns, artifacts, *order, where=artifacts.c.deleted_at.is_(None))
 
     def _pages(
-        self, columns: Sequence[sa.ColumnElement[Any]], table: sa.Table, *order: sa.ColumnElement[Any]
+        self,
+        columns: Sequence[sa.ColumnElement[Any]],
+        table: sa.Table,
+        *order: sa.ColumnElement[Any],
+        where: Condition | None = None,
     ) -> AsyncIterator[Sequence[dict[str, Any]]]:
         query = sa.select(*columns).where(
             table.c.session_id == self._session_id, table.c.tenant_id == self._tenant_id
         )  # fmt: skip
+        if where is not None:
+            query = query.where(where)
         return pages(self._connection, query.order_by(*order), EXPORT_PAGE)
 
 

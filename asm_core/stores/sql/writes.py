@@ -45,10 +45,19 @@ async def save_session(connection: AsyncConnection, dialect: Dialect, row: Row, 
     if not is_mine or not await _replace(connection, dialect, sessions, "id", row):
         raise refusals.id_taken("session", row["id"])
     await _ensure_counters(connection, dialect, [row["id"]], row["tenant_id"])
+    owner = sa.select(session_sequences.c.tenant_id).where(session_sequences.c.session_id == row["id"])
+    if await connection.scalar(owner) != row["tenant_id"]:  # a log without a session
+        raise refusals.id_taken("session", row["id"])
 
 
 async def save_run(connection: AsyncConnection, dialect: Dialect, row: Row) -> None:
-    """Raises AsmError `already_exists`: the id is another tenant's; `invalid_transition`: its status is final."""
+    """
+    Raises AsmError `already_exists`: the id is another tenant's; `invalid_transition`: its status is final;
+    `session_not_found`: the session is another tenant's.
+    """
+    owner = await connection.scalar(sa.select(sessions.c.tenant_id).where(sessions.c.id == row["session_id"]))
+    if owner not in (None, row["tenant_id"]):
+        raise refusals.no_session(row["session_id"])
     same_or_open = sa.or_(runs.c.status.not_in(TERMINAL_RUNS), runs.c.status == row["status"])
     if await _replace(connection, dialect, runs, "id", row, same_or_open):
         return
@@ -138,9 +147,10 @@ async def _stored(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, 
 
 async def delete_session(connection: AsyncConnection, session_id: str, tenant_id: str) -> None:
     """With everything that belongs to it."""
-    lock = sa.select(session_runtime.c.session_id).where(session_runtime.c.session_id == session_id).with_for_update()
-    await connection.execute(lock)
+    mine = (session_runtime.c.session_id == session_id, session_runtime.c.tenant_id == tenant_id)
+    await connection.execute(sa.select(session_runtime.c.session_id).where(*mine).with_for_update())
     for table in _OF_A_SESSION:
-        mine = (table.c.session_id == session_id, table.c.tenant_id == tenant_id)
-        await connection.execute(sa.delete(table).where(*mine))
+        await connection.execute(
+            sa.delete(table).where(table.c.session_id == session_id, table.c.tenant_id == tenant_id)
+        )
     await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
