@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asm_api.cli.common import FAILED, DatabaseUrl, Json, one_line_errors, print_json
+from asm_api.cli.common import FAILED, DatabaseUrl, Json, one_line_errors, print_json, progress
 
 
 def demo() -> None:
@@ -42,15 +42,24 @@ def dev(
     raise typer.Exit(code)
 
 
-def verify(database_url: DatabaseUrl = None, json: Json = False) -> None:
+Secrets = Annotated[
+    bool,
+    typer.Option("--secrets/--no-secrets", help="Look for secrets in every row: about a minute per million events."),
+]
+
+
+def verify(database_url: DatabaseUrl = None, json: Json = False, secrets: Secrets = True) -> None:
     """Check the invariants on a database; exit 1 when one is violated, 3 when it cannot be reached."""
-    with one_line_errors():
+    with one_line_errors(), progress() as tell:
         import asyncio
 
         from asm_core.config import Settings
+        from asm_core.domain.redaction import SecretSearch
         from asm_core.stores.sql.verify import verify_database
 
-        report = asyncio.run(verify_database(database_url or Settings().database_url))
+        settings = Settings()
+        search = SecretSearch(settings.redactor.options) if secrets else None
+        report = asyncio.run(verify_database(database_url or settings.database_url, secrets=search, tell=tell))
     if json:
         print_json(report.to_map())
     else:

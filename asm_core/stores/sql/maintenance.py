@@ -216,7 +216,7 @@ class SqlMaintenance:
         if self._blobs is None:
             return []
         mine = (artifacts.c.session_id == session_id, artifacts.c.tenant_id == tenant_id)
-        refs = sa.select(artifacts.c.storage_ref.distinct().label("ref")).order_by("ref")
+        refs = sa.select(artifacts.c.storage_ref).distinct().order_by(artifacts.c.storage_ref)
         held_here = artifacts.c.storage_backend == self._blobs.backend
         return [*(await tx.scalars(refs.where(*mine, held_here))).all()]
 
