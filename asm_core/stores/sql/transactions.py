@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.stores.sql.undisturbed import UndisturbedConnection, undisturbed
@@ -139,19 +139,44 @@ async def pages(
     connection: AsyncConnection, query: sa.Select[Any], size: int
 ) -> AsyncIterator[Sequence[dict[str, Any]]]:
     """All rows by a cursor of the server's, at most `size` at a time. Raises as `fetch`."""
-    async with connection.stream(query, execution_options={"yield_per": size}) as result:
-        parts = result.mappings().partitions()
+    finished = undisturbed if connection.dialect.name == "sqlite" else _as_it_is
+    stream = _Stream(connection, query, size)
+    try:
+        await finished(stream.open())
         while True:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                following = _next(parts)
-                page = await (undisturbed(following) if connection.dialect.name == "sqlite" else following)
+                page = await finished(stream.next())
             if page is None:
                 return
             yield [dict(row) for row in page]
+    finally:
+        await finished(stream.close())
 
 
-async def _next(parts: AsyncIterator[T]) -> T | None:
-    return await anext(parts, None)
+async def _as_it_is(work: Awaitable[T]) -> T:
+    return await work
+
+
+class _Stream:
+    """A result in parts; opened or not, it can be closed."""
+
+    def __init__(self, connection: AsyncConnection, query: sa.Select[Any], size: int) -> None:
+        self._connection = connection
+        self._query = query
+        self._options = {"yield_per": size}
+        self._result: AsyncResult[Any] | None = None
+
+    async def open(self) -> None:
+        self._result = await self._connection.stream(self._query, execution_options=self._options)
+        self._parts = self._result.mappings().partitions()
+
+    async def next(self) -> Sequence[Mapping[str, Any]] | None:
+        """None behind the last part."""
+        return await anext(self._parts, None)
+
+    async def close(self) -> None:
+        if self._result is not None:
+            await self._result.close()
 
 
 async def _bounded(engine: AsyncEngine, run: Callable[[], Coroutine[Any, Any, T]]) -> T:
@@ -183,8 +208,8 @@ async def _begun_on_sqlite(connection: AsyncConnection) -> AsyncIterator[AsyncCo
 
 
 async def _roll_back(connection: AsyncConnection) -> None:
-    """Nothing is left of a transaction on SQLite; one that has ended already is no error."""
-    with suppress(sa.exc.DBAPIError):
+    """Nothing is left of a transaction on SQLite; one that has ended already, or its connection, is no error."""
+    with suppress(sa.exc.DBAPIError, sa.exc.PendingRollbackError):
         await connection.exec_driver_sql("ROLLBACK")
 
 
