@@ -478,7 +478,9 @@ async def test_a_pruned_session_is_followed_to_its_end(
     assert (await client.stats())["events"] == 3
 
 
-async def test_the_oldest_events_go_when_there_are_too_many_in_all(world: SqlWorld, maintenance: SqlMaintenance) -> None:
+async def test_the_oldest_events_go_when_there_are_too_many_in_all(
+    world: SqlWorld, maintenance: SqlMaintenance
+) -> None:
     """Check 159: `max_total_events`, across sessions, by the events' own time; what is worth least first."""
     late, early = await world.session(), await world.session()
     for session_id, hour in ((late, 2), (early, 1)):
@@ -500,7 +502,9 @@ async def test_the_oldest_events_go_when_there_are_too_many_in_all(world: SqlWor
         assert {session_id: await world.numbers(session_id) for session_id in (early, late)} == left
 
 
-async def test_batches_bound_each_transaction(world: SqlWorld, engine: AsyncEngine, maintenance: SqlMaintenance) -> None:
+async def test_batches_bound_each_transaction(
+    world: SqlWorld, engine: AsyncEngine, maintenance: SqlMaintenance
+) -> None:
     """Check 159: `batch_size`."""
     pruned = await ended(world, [T.MESSAGE_STREAMED] * 7)
     for _ in range(5):

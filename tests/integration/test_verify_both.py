@@ -227,7 +227,7 @@ async def test_a_file_that_is_not_there_is_not_made(tmp_path: Path) -> None:
     for path, code in (
         (absent, ErrorCode.STORAGE_CONNECTION_FAILED),
         (tmp_path, ErrorCode.STORAGE_CONNECTION_FAILED),
-        (rubbish, ErrorCode.STORAGE_CONNECTION_FAILED),
+        (rubbish, ErrorCode.QUERY_ERROR),
         (empty, ErrorCode.MIGRATION_REQUIRED),
     ):
         with pytest.raises(AsmError) as caught:

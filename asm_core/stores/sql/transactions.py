@@ -34,7 +34,6 @@ MAINTENANCE_LIMITS = (
 
 _BUSY = ("40001", "40P01")
 _UNMIGRATED = ("42P01", "42703", "42883")
-_NOT_A_DATABASE = ("SQLITE_NOTADB", "SQLITE_CORRUPT")
 
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
@@ -241,8 +240,6 @@ def _to_asm_error(cause: sa.exc.SQLAlchemyError, otherwise: ErrorCode) -> AsmErr
     name = _name(cause)
     if _is_unmigrated(cause):
         return AsmError(ErrorCode.MIGRATION_REQUIRED)
-    if getattr(getattr(cause, "orig", None), "sqlite_errorname", None) in _NOT_A_DATABASE:
-        return AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, "the file is not a database that can be read")
     match cause:
         case sa.exc.OperationalError() | sa.exc.InterfaceError() | sa.exc.TimeoutError():
             return AsmError(ErrorCode.STORAGE_CONNECTION_FAILED, f"the store cannot be reached ({name})")
