@@ -6,6 +6,10 @@ connections stay open, as a worker's do, and each size is met with the plans and
 a burst; the page also with fresh statistics, as Postgres makes them within a minute. A bare commit beside them shows
 what the machine contributes.
 
+A page is read twice at each place. The first time its blocks come from the disk or the system's cache once the table
+has outgrown Postgres's own: that is what a first look costs, not what the size of the index does, and has a line of its
+own. The number of blocks that a page needs is told beside the times; it does not depend on the machine.
+
     python benchmarks/growth.py [--small]
 """
 
@@ -59,13 +63,21 @@ FILL = (
 )
 
 
+PAGE = (
+    "SELECT * FROM asm_events WHERE session_id = 'ses_long' AND tenant_id = %s AND sequence_number > %s"
+    " ORDER BY sequence_number LIMIT 100"
+)
+"""As `get_events` asks."""
+
+
 def grow(bench: Stack, first: int, last: int) -> None:
     for statement in FILL:
         bench.db.execute(statement, (first, last))
     bench.db.execute("CHECKPOINT")
 
 
-async def measure(bench: Stack) -> dict[int, Seconds]:
+async def measure(bench: Stack) -> tuple[dict[int, Seconds], dict[int, float]]:
+    """Seconds by number of events and step, and blocks of a page by number of events."""
     queue = PostgresRunQueue(bench.settings.database_url, application_name="bench", times=TIMES)
     store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
     await queue.open()
@@ -74,6 +86,7 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
     for _ in range(REPEATS):
         await one_life(queue, defaultdict(list))  # warm
     found: dict[int, Seconds] = {}
+    blocks: dict[int, float] = {}
     for smaller, size in zip((0, *SIZES), SIZES, strict=False):
         grow(bench, smaller, size)
         found[size] = defaultdict(list)
@@ -81,12 +94,14 @@ async def measure(bench: Stack) -> dict[int, Seconds]:
             await one_life(queue, found[size])
             await _timed("sweep", found[size], queue.sweep())
             await _timed("bare_commit", found[size], asyncio.to_thread(bench.db.execute, "UPDATE bare SET n = n + 1"))
+        await pages("page_of_100_first_look", found[size], store, size)
         await pages("page_of_100_stale", found[size], store, size)
         bench.db.execute("ANALYZE")
         await pages("page_of_100", found[size], store, size)
+        blocks[size] = blocks_of_a_page(bench, size)
     await queue.close()
     await store.close()
-    return found
+    return found, blocks
 
 
 async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
@@ -102,10 +117,22 @@ async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
 
 
 async def pages(name: str, seconds: Seconds, store: SqlSessionStore, size: int) -> None:
-    """All over the long session."""
-    for number in range(REPEATS):
-        where = EventFilter(after=size // 2 * number // REPEATS)
-        await _timed(name, seconds, store.get_events("ses_long", TENANT, where, 100))
+    """Full ones, all over the long session."""
+    for after in places(size):
+        await _timed(name, seconds, store.get_events("ses_long", TENANT, EventFilter(after=after), 100))
+
+
+def places(size: int) -> list[int]:
+    return [(size // 2 - 100) * number // REPEATS for number in range(REPEATS)]
+
+
+def blocks_of_a_page(bench: Stack, size: int) -> float:
+    """Of index and table, in the median, as the statement of a page reads them."""
+    counts = []
+    for after in places(size):
+        plan = bench.value(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {PAGE}", TENANT, after)[0]["Plan"]
+        counts.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    return statistics.median(counts)
 
 
 async def _timed(name: str, seconds: Seconds, work: Awaitable[T]) -> T:
@@ -117,7 +144,7 @@ async def _timed(name: str, seconds: Seconds, work: Awaitable[T]) -> T:
 
 def main() -> None:
     with stack() as bench:
-        found = asyncio.run(measure(bench))
+        found, blocks = asyncio.run(measure(bench))
     medians = {size: {name: statistics.median(took) for name, took in row.items()} for size, row in found.items()}
     first, last = medians[SIZES[0]], medians[SIZES[-1]]
     ratios = {name: last[name] / first[name] for name in first}
@@ -127,6 +154,7 @@ def main() -> None:
         median_ms_by_events={
             size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()
         },
+        blocks_of_a_page_by_events=blocks,
         ratio_last_to_first={name: digits(slower) for name, slower in ratios.items()},
         ratio_less_that_of_bare_commit={
             name: digits(slower / ratios["bare_commit"]) for name, slower in ratios.items()

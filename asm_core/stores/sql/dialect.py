@@ -45,8 +45,8 @@ class PostgresDialect:
         return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value.astext, sa.Numeric)))
 
     def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
-        found: sa.ColumnElement[str] = sa.type_coerce(column, pg.JSONB)[key].astext
-        return found
+        value = sa.type_coerce(column, pg.JSONB)[key]
+        return sa.case((sa.func.jsonb_typeof(value) == "string", value.astext))
 
     def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
         return sa.type_coerce(tags, pg.ARRAY(sa.Text)).contains(list(wanted))
@@ -94,7 +94,8 @@ class SqliteDialect:
         return sa.case((is_number, sa.func.json_extract(column, path)))
 
     def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
-        return sa.func.json_extract(column, f"$.{key}", type_=sa.Text)
+        path = f"$.{key}"
+        return sa.case((sa.func.json_type(column, path) == "text", sa.func.json_extract(column, path, type_=sa.Text)))
 
     def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
         each = sa.func.json_each(tags).table_valued("value")

@@ -93,7 +93,8 @@ SELECT format('limiter %s: %s leases, allowed are %s', m.name, count(*), m.max_p
   FROM asm_run_leases l JOIN asm_limiters m ON m.name = l.limiter
  GROUP BY m.name HAVING count(*) > m.max_parallel_runs AND max(l.claimed_at) > m.changed_at
 UNION ALL
-SELECT format('run %s is running under fence %s, its lease has %s', r.id, r.fence, coalesce(CAST(l.fence AS text), 'gone'))
+SELECT format('run %s is running under fence %s, its lease has %s',
+              r.id, r.fence, coalesce(CAST(l.fence AS text), 'gone'))
   FROM asm_runs r LEFT JOIN asm_run_leases l ON l.run_id = r.id
  WHERE r.status = 'running' AND coalesce(l.fence, 0) <> coalesce(r.fence, 0)
 UNION ALL

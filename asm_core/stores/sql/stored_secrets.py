@@ -1,6 +1,6 @@
 """
-Invariant 8: no secret is stored. Every text and every JSON value of every table is read, a page at a time, and looked at
-with the rules by which it should have been redacted. What is told of a finding is its place and its kind.
+Invariant 8: no secret is stored. Every text and every JSON value of every table is read, a page at a time, and looked
+at with the rules by which it should have been redacted. What is told of a finding is its place and its kind.
 """
 
 from __future__ import annotations

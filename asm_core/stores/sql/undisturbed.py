@@ -1,9 +1,9 @@
 """
 Work on SQLite that is not broken off half-way.
 
-A statement runs in a thread, and nobody can call it back. Whoever stopped waiting for it would leave a connection in the
-midst of a transaction, the file locked behind it. So a caller who is cancelled waits for the end of what he has begun;
-then his cancellation goes on.
+A statement runs in a thread, and nobody can call it back. Whoever stopped waiting for it would leave a connection in
+the midst of a transaction, the file locked behind it. So a caller who is cancelled waits for the end of what he has
+begun; then his cancellation goes on.
 """
 
 from __future__ import annotations
