@@ -15,6 +15,7 @@ from tests.builders import World, a_run, a_session, a_submission, an_event, an_o
 PRIVATE = {"agent_id": "private", "metadata": {"of": "private"}, "context": {"system_prompt": "private"}}
 PORTS = (
     "sessions", "runs", "events", "session_sequences", "session_runtime", "run_leases", "idempotency_keys", "audit_log",
+    "inherited_events",
 )  # fmt: skip
 
 
@@ -49,6 +50,7 @@ async def test_an_id_of_another_tenant_is_refused_without_a_word_about_it(
     steps = {
         "create": (world.queue.create_session(a_session(id=session_id)), session_id),
         "start": (world.queue.create_session(a_session(id=session_id), activate=False), session_id),
+        "fork": (world.queue.fork_session(a_session(id=session_id, parent_session_id=mine), None), session_id),
         "one-shot": (world.queue.submit(one_shot), session_id),
         "one-shot with a key": (world.queue.submit(keyed), session_id),
         "submit": (world.queue.submit(a_submission(mine, run_id=run_id)), run_id),
@@ -74,6 +76,7 @@ async def test_nothing_is_put_into_another_tenants_session(world: World, theirs:
     """Neither runs, which would take its slots, nor events, nor a change of its status."""
     session_id, run_id = theirs
     for step in (
+        world.queue.fork_session(a_session(parent_session_id=session_id), None),
         world.submit(session_id),
         world.submit(session_id, idempotency_key="k"),
         world.store.save_run(a_run(session_id=session_id)),

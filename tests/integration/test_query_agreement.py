@@ -96,7 +96,8 @@ def _event(rng: random.Random, number: int, place: int, at: Any) -> Row:
 def _artifact(rng: random.Random, number: int, at: Any) -> Row:
     return {
         "id": f"art_{number}", "key": f"key_{number}", "byte_size": number, "checksum_sha256": "c",
-        "metadata": {"a": 1}, "storage_backend": "file", "storage_ref": "r", "created_at": at, "deleted_at": rng.choice((None, at)),
+        "metadata": {"a": 1}, "storage_backend": "file", "storage_ref": "r", "created_at": at,
+        "deleted_at": rng.choice((None, at)),
     }  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from asm_core.stores.sql import writes
 from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.engine import open_sqlite, sqlite_url
 from asm_core.stores.sql.maintenance import SqlMaintenance
-from asm_core.stores.sql.migrate import migrate
+from asm_core.stores.sql.migrate import head, migrate
 from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.rows import event_rows
 from asm_core.stores.sql.store import SqlSessionStore
@@ -294,5 +294,5 @@ async def test_a_file_is_opened_for_one_writer_and_many_readers(path: Path) -> N
     async with engine.connect() as connection:
         found = [await connection.scalar(sa.text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
     assert found == ["wal", 1]
-    assert await SqlSessionStore(engine, SystemClock()).ping() == "asm_0003"
+    assert await SqlSessionStore(engine, SystemClock()).ping() == head()
     await engine.dispose()

@@ -26,7 +26,7 @@ from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.sql import writes
 from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.pruning import Pruning
-from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
+from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt, not_forked
 from asm_core.stores.sql.tables import (
     artifacts,
     audit_log,
@@ -173,7 +173,7 @@ class SqlMaintenance:
         age = policy.hard_delete_after
         if age is None:
             return Step()
-        gone_long_ago = sessions.c.deleted_at < now - age
+        gone_long_ago = sa.and_(sessions.c.deleted_at < now - age, not_forked())
         count, errors = 0, list[str]()
         async for found in self._batches(tenant_id, policy.batch_size, gone_long_ago, at_rest()):
             for session_id in found:
