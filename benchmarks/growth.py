@@ -8,7 +8,8 @@ what the machine contributes.
 
 A page is read twice at each place. The first time its blocks come from the disk or the system's cache once the table
 has outgrown Postgres's own: that is what a first look costs, not what the size of the index does, and has a line of its
-own. The number of blocks that a page needs is told beside the times; it does not depend on the machine.
+own. Beside it, in turn, pages of another database are read that stays at the first size: their ratio is free of what
+else the machine does meanwhile. The number of blocks that a page needs does not depend on the machine at all.
 
     python benchmarks/growth.py [--small]
 """
@@ -21,8 +22,9 @@ import time
 from collections import defaultdict
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
+import psycopg
 from _common import TENANT, Stack, stack
 from _figures import SMALL, digits, report
 from _inflight import WORKER, chunk, context, register, submission
@@ -34,6 +36,7 @@ from asm_core.ports.queue import Claimed
 from asm_core.ports.store import EventFilter
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
+from asm_core.stores.sql.migrate import migrate
 from asm_core.stores.sql.store import SqlSessionStore
 
 T = TypeVar("T")
@@ -63,6 +66,7 @@ FILL = (
 )
 
 
+SMALL_PAGE = "page_of_100_in_the_small_database"
 PAGE = (
     "SELECT * FROM asm_events WHERE session_id = 'ses_long' AND tenant_id = %s AND sequence_number > %s"
     " ORDER BY sequence_number LIMIT 100"
@@ -70,16 +74,28 @@ PAGE = (
 """As `get_events` asks."""
 
 
-def grow(bench: Stack, first: int, last: int) -> None:
+def grow(db: psycopg.Connection[Any], first: int, last: int) -> None:
     for statement in FILL:
-        bench.db.execute(statement, (first, last))
-    bench.db.execute("CHECKPOINT")
+        db.execute(statement, (first, last))
+    db.execute("CHECKPOINT")
+
+
+def small_database(bench: Stack) -> str:
+    """The URL of one that stays at the first size."""
+    bench.db.execute("CREATE DATABASE small")
+    url = f"{bench.settings.database_url.rpartition('/')[0]}/small"
+    migrate(url)
+    with psycopg.connect(url, autocommit=True) as db:
+        grow(db, 0, SIZES[0])
+        db.execute("ANALYZE")
+    return url
 
 
 async def measure(bench: Stack) -> tuple[dict[int, Seconds], dict[int, float]]:
     """Seconds by number of events and step, and blocks of a page by number of events."""
     queue = PostgresRunQueue(bench.settings.database_url, application_name="bench", times=TIMES)
     store = SqlSessionStore(open_engine(bench.settings.database_url, application_name="bench"))
+    small = SqlSessionStore(open_engine(small_database(bench), application_name="bench"))
     await queue.open()
     await register(queue)
     bench.db.execute("CREATE TABLE bare AS SELECT 1 AS n")
@@ -88,7 +104,7 @@ async def measure(bench: Stack) -> tuple[dict[int, Seconds], dict[int, float]]:
     found: dict[int, Seconds] = {}
     blocks: dict[int, float] = {}
     for smaller, size in zip((0, *SIZES), SIZES, strict=False):
-        grow(bench, smaller, size)
+        grow(bench.db, smaller, size)
         found[size] = defaultdict(list)
         for _ in range(REPEATS):
             await one_life(queue, found[size])
@@ -97,10 +113,11 @@ async def measure(bench: Stack) -> tuple[dict[int, Seconds], dict[int, float]]:
         await pages("page_of_100_first_look", found[size], store, size)
         await pages("page_of_100_stale", found[size], store, size)
         bench.db.execute("ANALYZE")
-        await pages("page_of_100", found[size], store, size)
+        await pages("page_of_100", found[size], store, size, beside=small)
         blocks[size] = blocks_of_a_page(bench, size)
     await queue.close()
     await store.close()
+    await small.close()
     return found, blocks
 
 
@@ -116,10 +133,18 @@ async def one_life(queue: PostgresRunQueue, seconds: Seconds) -> None:
     await _timed("finish", seconds, queue.finish(claim.lease, RunOutcome(status=RunStatus.COMPLETED)))
 
 
-async def pages(name: str, seconds: Seconds, store: SqlSessionStore, size: int) -> None:
-    """Full ones, all over the long session."""
-    for after in places(size):
-        await _timed(name, seconds, store.get_events("ses_long", TENANT, EventFilter(after=after), 100))
+async def pages(
+    name: str, seconds: Seconds, store: SqlSessionStore, size: int, *, beside: SqlSessionStore | None = None
+) -> None:
+    """Full ones, all over the long session; `beside` is read in turn."""
+    for after, small_after in zip(places(size), places(SIZES[0]), strict=True):
+        await _timed(name, seconds, page(store, after))
+        if beside is not None:
+            await _timed(SMALL_PAGE, seconds, page(beside, small_after))
+
+
+def page(store: SqlSessionStore, after: int) -> Awaitable[object]:
+    return store.get_events("ses_long", TENANT, EventFilter(after=after), 100)
 
 
 def places(size: int) -> list[int]:
@@ -155,6 +180,9 @@ def main() -> None:
             size: {name: digits(s * 1_000) for name, s in row.items()} for size, row in medians.items()
         },
         blocks_of_a_page_by_events=blocks,
+        ratio_of_a_page_to_one_of_the_small_database={
+            size: digits(row["page_of_100"] / row[SMALL_PAGE]) for size, row in medians.items()
+        },
         ratio_last_to_first={name: digits(slower) for name, slower in ratios.items()},
         ratio_less_that_of_bare_commit={
             name: digits(slower / ratios["bare_commit"]) for name, slower in ratios.items()
