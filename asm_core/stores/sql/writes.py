@@ -58,15 +58,14 @@ async def save_run(connection: AsyncConnection, dialect: Dialect, row: Row) -> N
     Raises AsmError `already_exists`: the id is another tenant's; `invalid_transition`: its status is final;
     `session_not_found`: the session is another tenant's.
     """
+    same_or_open = sa.or_(runs.c.status.not_in(TERMINAL_RUNS), runs.c.status == row["status"])
+    if not await _replace(connection, dialect, runs, "id", row, same_or_open):
+        query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
+        status = await connection.scalar(query)
+        raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
     owner = await connection.scalar(sa.select(sessions.c.tenant_id).where(sessions.c.id == row["session_id"]))
     if owner not in (None, row["tenant_id"]):
         raise refusals.no_session(row["session_id"])
-    same_or_open = sa.or_(runs.c.status.not_in(TERMINAL_RUNS), runs.c.status == row["status"])
-    if await _replace(connection, dialect, runs, "id", row, same_or_open):
-        return
-    query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
-    status = await connection.scalar(query)
-    raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
 
 
 async def _replace(
