@@ -62,7 +62,9 @@ async def save_run(connection: AsyncConnection, dialect: Dialect, row: Row) -> N
     if not await _replace(connection, dialect, runs, "id", row, same_or_open):
         query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
         status = await connection.scalar(query)
-        raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
+        if status is None:
+            raise refusals.id_taken("run", row["id"])
+        raise refusals.final(row["id"], status, row["status"])
     owner = await connection.scalar(sa.select(sessions.c.tenant_id).where(sessions.c.id == row["session_id"]))
     if owner not in (None, row["tenant_id"]):
         raise refusals.no_session(row["session_id"])
