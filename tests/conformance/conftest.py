@@ -9,20 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from asm_core.stores.sql.engine import sqlite_url
-from asm_core.stores.sql.migrate import migrate
 from tests.builders import World, open_memory_world, open_sqlite_world, open_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
 """Keywords: `times`, `limiter`, `ends_sound`."""
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file, to be copied."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    migrate(sqlite_url(path))
-    return path
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.lifecycle import RunStatus, SessionVerb
+from asm_core.domain.lifecycle import RunStatus
 from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.store import EventFilter
 from asm_core.stores.artifacts.file import FileArtifactStore
@@ -103,17 +103,12 @@ async def test_each_store_gets_its_own_calls_and_answers_itself(
     await world.queue.finish(lease, an_outcome())
 
 
-async def test_a_cancelled_session_leaves_its_artifacts(
-    world: World, sessions: SqlSessionStore, tmp_path: Path
-) -> None:
+async def test_a_deleted_session_leaves_its_artifacts(world: World, sessions: SqlSessionStore, tmp_path: Path) -> None:
     """Check 184: the stores share nothing."""
     store = CompositeSessionStore(sessions, FileArtifactStore(tmp_path))
     session_id = await world.session()
     await store.artifacts.put(f"{session_id}/patch", b"x")
-    await world.queue.change_session(session_id, "default", SessionVerb.CANCEL)
-    for table in ("asm_events", "asm_session_sequences", "asm_session_runtime", "asm_sessions"):
-        column = "id" if table == "asm_sessions" else "session_id"
-        await world.sql(f"DELETE FROM {table} WHERE {column} = %s", session_id)
+    await store.sessions.delete_session(session_id, "default")
     with pytest.raises(AsmError):
         await store.sessions.get_session(session_id, "default")
     assert await store.artifacts.get(f"{session_id}/patch") == b"x"

@@ -1,4 +1,4 @@
-"""Questions across sessions, on a real Postgres: filters, pages, sums, exports."""
+"""Questions across sessions, on a real Postgres and on SQLite: filters, pages, sums, exports."""
 
 from __future__ import annotations
 
@@ -39,35 +39,53 @@ from asm_core.stores.sql.dialect import PostgresDialect
 from asm_core.stores.sql.engine import open_engine, sqlalchemy_url
 from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.transactions import snapshot
-from tests.builders import NOW, World, an_outcome
+from tests.builders import NOW, PostgresWorld, World, an_outcome, open_world
 from tests.fixtures.resources import extended_domain
+from tests.fixtures.sql import DATABASES, SqlWorld
 
 TENANT = "default"
 HOUR = timedelta(hours=1)
 POSTGRES = PostgresDialect()
 
 
+@pytest.fixture(params=[*DATABASES, "resources"])
+def kind(request: pytest.FixtureRequest) -> str:
+    """`resources`: models of an application with columns of its own, in a SQLite file."""
+    return str(request.param)
+
+
 @pytest.fixture
-async def engine(world: World) -> AsyncIterator[AsyncEngine]:
-    opened = open_engine(world.url, application_name="test")
+def world(sql_world: SqlWorld) -> SqlWorld:
+    return sql_world
+
+
+@pytest.fixture
+async def query(world: SqlWorld, kind: str) -> SqlQueryAPI:
+    if kind == "resources":
+        return ResourceQueryAPI(await extended_domain(world.engine))
+    return SqlQueryAPI(world.engine)
+
+
+@pytest.fixture
+async def postgres(database_url: str) -> AsyncIterator[PostgresWorld]:
+    """For what only its planner and its transactions can show."""
+    async with open_world(database_url) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def postgres_engine(postgres: PostgresWorld) -> AsyncIterator[AsyncEngine]:
+    opened = open_engine(postgres.url, application_name="test")
     yield opened
     await opened.dispose()
 
 
-@pytest.fixture(params=["tables", "resources"])
-async def query(engine: AsyncEngine, request: pytest.FixtureRequest) -> SqlQueryAPI:
-    """Resources: of an application with columns of its own."""
-    return SqlQueryAPI(engine) if request.param == "tables" else ResourceQueryAPI(await extended_domain(engine))
-
-
-async def sessions_of_hours(world: World, how_many: int, **fields: Any) -> list[str]:
+async def sessions_of_hours(world: SqlWorld, how_many: int, **fields: Any) -> list[str]:
     """Sessions created one hour apart and last changed in the opposite order."""
     ids = [await world.session(**fields) for _ in range(how_many)]
     for number, session_id in enumerate(ids):
-        await world.sql(
-            "UPDATE asm_sessions SET created_at = %s, updated_at = %s WHERE id = %s",
-            NOW + number * HOUR, NOW - number * HOUR, session_id,
-        )  # fmt: skip
+        times = {"created_at": NOW + number * HOUR, "updated_at": NOW - number * HOUR}
+        await world.change("sessions", {"id": session_id}, **times)
     return ids
 
 
@@ -87,9 +105,7 @@ async def a_finished_run(
         await world.append(lease, kind=EventType.TOKEN_USAGE_UPDATED, data=usage)
     metadata = {"model": model} if model else {}
     await world.queue.finish(lease, an_outcome(status, provider_metadata=metadata))
-    await world.sql(
-        "UPDATE asm_runs SET started_at = %s, provider = %s WHERE id = %s", NOW + began * HOUR, provider, lease.run_id
-    )
+    await world.change("runs", {"id": lease.run_id}, started_at=NOW + began * HOUR, provider=provider)
     return lease.run_id
 
 
@@ -155,7 +171,7 @@ def test_only_a_query_api_is_one(query: SqlQueryAPI) -> None:
     refused(ErrorCode.VALIDATION_ERROR, lambda: as_query_api({"module": "query"}))
 
 
-async def test_sessions_are_found_by_what_they_are(world: World, query: SqlQueryAPI) -> None:
+async def test_sessions_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 98, 99, 104."""
     first, second, third = await sessions_of_hours(world, 3, agent_id="writer")
     other = await world.session(agent_id="reader")
@@ -176,7 +192,7 @@ async def test_sessions_are_found_by_what_they_are(world: World, query: SqlQuery
     assert await found(created_before=NOW + HOUR, agent_id="writer") == {first, second}
 
 
-async def test_the_total_ignores_limit_and_cursor(world: World, query: SqlQueryAPI) -> None:
+async def test_the_total_ignores_limit_and_cursor(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 100, 108; counted only when asked for, and only as far as it is told."""
     await sessions_of_hours(world, 3, tags=["a"])
     await sessions_of_hours(world, 2)
@@ -190,7 +206,7 @@ async def test_the_total_ignores_limit_and_cursor(world: World, query: SqlQueryA
 
 
 async def test_a_total_is_not_counted_for_ever(
-    world: World, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch
+    world: SqlWorld, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One more than MAX_TOTAL means: even more."""
     monkeypatch.setattr(sql_query, "MAX_TOTAL", 2)
@@ -198,17 +214,17 @@ async def test_a_total_is_not_counted_for_ever(
     assert (await query.search_sessions(TENANT, SessionSearch(limit=1))).total_count == 3
 
 
-async def test_deleted_sessions_are_hidden_unless_asked_for(world: World, query: SqlQueryAPI) -> None:
+async def test_deleted_sessions_are_hidden_unless_asked_for(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 101."""
     gone, here = await sessions_of_hours(world, 2)
-    await world.sql("UPDATE asm_sessions SET deleted_at = now() WHERE id = %s", gone)
+    await world.change("sessions", {"id": gone}, deleted_at=NOW)
     assert ids(await query.search_sessions(TENANT, SessionSearch())) == [here]
     found = await query.search_sessions(TENANT, SessionSearch(include_deleted=True))
     assert set(ids(found)) == {gone, here}
     assert {session.id for session in found.items if session.deleted_at} == {gone}
 
 
-async def test_sessions_are_found_by_the_providers_of_their_runs(world: World, query: SqlQueryAPI) -> None:
+async def test_sessions_are_found_by_the_providers_of_their_runs(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 102; one name or several."""
     first, second, third = [await world.session() for _ in range(3)]
     for session_id, provider in ((first, "claude"), (first, "claude"), (second, "codex"), (third, "amp")):
@@ -217,7 +233,7 @@ async def test_sessions_are_found_by_the_providers_of_their_runs(world: World, q
     assert set(ids(await query.search_sessions(TENANT, SessionSearch(provider=["codex", "amp"])))) == {second, third}
 
 
-async def test_sessions_are_found_by_all_their_tags(world: World, query: SqlQueryAPI) -> None:
+async def test_sessions_are_found_by_all_their_tags(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 103."""
     both, one = await world.session(tags=["a", "b"]), await world.session(tags=["a"])
     assert set(ids(await query.search_sessions(TENANT, SessionSearch(tags=["a"])))) == {both, one}
@@ -229,7 +245,7 @@ async def test_sessions_are_found_by_all_their_tags(world: World, query: SqlQuer
     [("updated_at_desc", [0, 1, 2]), ("created_at_desc", [2, 1, 0]), ("created_at_asc", [0, 1, 2])],
 )
 async def test_pages_of_sessions_follow_each_other(
-    world: World, query: SqlQueryAPI, order_by: str, expected: list[int]
+    world: SqlWorld, query: SqlQueryAPI, order_by: str, expected: list[int]
 ) -> None:
     """Checks 105, 106."""
     created = await sessions_of_hours(world, 3)
@@ -255,16 +271,16 @@ async def test_an_empty_page_has_no_cursor(query: SqlQueryAPI) -> None:
         assert (found.items, found.cursor, found.has_more) == ([], None, False)
 
 
-async def test_equal_sort_keys_are_neither_repeated_nor_lost(world: World, query: SqlQueryAPI) -> None:
+async def test_equal_sort_keys_are_neither_repeated_nor_lost(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 109."""
     created = [await world.session() for _ in range(100)]
-    await world.sql("UPDATE asm_sessions SET created_at = %s, updated_at = %s", NOW, NOW)
+    await world.change("sessions", created_at=NOW, updated_at=NOW)
     for order_by in ("updated_at_desc", "created_at_desc", "created_at_asc"):
         seen = await all_pages(query.search_sessions, SessionSearch(order_by=order_by, limit=7))
         assert [session.id for session in seen] == sorted(created, reverse=order_by.endswith("desc"))
 
 
-async def test_stats_add_up_a_session(world: World, query: SqlQueryAPI) -> None:
+async def test_stats_add_up_a_session(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 110, with the specification's figures: (3, 4, 7) and (10, 5, 15)."""
     session_id = await world.session()
     for usage, status, provider in (
@@ -282,13 +298,11 @@ async def test_stats_add_up_a_session(world: World, query: SqlQueryAPI) -> None:
     assert stats.token_totals == TokenTotals(input_tokens=13, output_tokens=9, total_tokens=22)
     assert stats.providers_used == ["claude", "codex", "scripted"]
     assert stats.status_counts == {"completed": 1, "failed": 1, "pending": 1}
-    [times] = await world.sql(
-        "SELECT min(timestamp) AS low, max(timestamp) AS high FROM asm_events WHERE session_id = %s", session_id
-    )
-    assert (stats.first_event_at, stats.last_event_at) == (times["low"], times["high"])
+    times = [row["timestamp"] for row in await world.rows("events", session_id=session_id)]
+    assert (stats.first_event_at, stats.last_event_at) == (min(times), max(times))
 
 
-async def test_what_belongs_to_nobody_or_to_another_tenant_does_not_exist(world: World, query: SqlQueryAPI) -> None:
+async def test_what_belongs_to_nobody_or_to_another_tenant_does_not_exist(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 111, 132; the tenant stands in every statement."""
     theirs = await world.session(tenant_id="other")
     lease = await world.running(session_id=theirs, tenant_id="other")
@@ -309,7 +323,7 @@ async def test_what_belongs_to_nobody_or_to_another_tenant_does_not_exist(world:
         assert len((await query.search_events(tenant_id, EventSearch())).items) == 3 * count
 
 
-async def test_runs_are_found_by_what_they_are(world: World, query: SqlQueryAPI) -> None:
+async def test_runs_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 112, 113, 122; a run that has not started counts from its submit."""
     session_id = await world.session()
     small = await a_finished_run(world, session_id=session_id, usage={"input_tokens": 60, "output_tokens": 60})
@@ -338,7 +352,7 @@ async def test_runs_are_found_by_what_they_are(world: World, query: SqlQueryAPI)
 
 
 @pytest.mark.parametrize("order_by", ["started_at_desc", "started_at_asc", "token_usage_desc"])
-async def test_pages_of_runs_follow_each_other(world: World, query: SqlQueryAPI, order_by: str) -> None:
+async def test_pages_of_runs_follow_each_other(world: SqlWorld, query: SqlQueryAPI, order_by: str) -> None:
     """Checks 114, 122: ties, missing usage and runs that never started are all met once."""
     session_id = await world.session(max_concurrent_runs=9)
     for tokens in (5, 9, 9, 0, 7):
@@ -353,7 +367,7 @@ async def test_pages_of_runs_follow_each_other(world: World, query: SqlQueryAPI,
         assert [run.token_usage.get("input_tokens", 0) for run in paged] == [9, 9, 7, 5, 0, 0]
 
 
-async def test_usage_is_added_up_by_provider(world: World, query: SqlQueryAPI) -> None:
+async def test_usage_is_added_up_by_provider(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 115, 116, 119, 121: a total that is not stated is input and output; runs without a provider count."""
     session_id = await world.session(agent_id="writer")
     await a_finished_run(world, session_id=session_id, usage={"input_tokens": 100, "output_tokens": 50})
@@ -361,7 +375,7 @@ async def test_usage_is_added_up_by_provider(world: World, query: SqlQueryAPI) -
         world, provider="codex", usage={"input_tokens": 200, "output_tokens": 80, "total_tokens": 280}, began=2
     )
     await a_finished_run(world, provider=None, began=-2)
-    await world.sql("UPDATE asm_sessions SET deleted_at = now() WHERE id = %s", session_id)
+    await world.change("sessions", {"id": session_id}, deleted_at=NOW)
 
     usage = await query.get_usage_summary(TENANT, UsageSearch())
 
@@ -383,7 +397,7 @@ async def test_usage_is_added_up_by_provider(world: World, query: SqlQueryAPI) -
         assert (await query.get_usage_summary(TENANT, where)).totals.total_tokens == total
 
 
-async def test_cost_is_what_is_stored_else_what_the_tokens_come_to(world: World, query: SqlQueryAPI) -> None:
+async def test_cost_is_what_is_stored_else_what_the_tokens_come_to(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 117, 118, 119, with the specification's figures: 12.5 stored, 10 x 0.1 + 5 x 0.2, and one unpriced."""
     session_id = await world.session(agent_id="writer")
     stored = {"input_tokens": 100, "output_tokens": 50, "cost_usd": 12.5}
@@ -417,7 +431,7 @@ def price_of_model_a(provider: str | None, model: str | None, usage: Any) -> Dec
     return usage["input_tokens"] * Decimal("0.1") + usage["output_tokens"] * Decimal("0.2")
 
 
-async def test_a_stored_cost_of_nothing_is_known(world: World, query: SqlQueryAPI) -> None:
+async def test_a_stored_cost_of_nothing_is_known(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 119, 120; a model is the one reported, else the one asked for."""
     await a_finished_run(world, provider=None, usage={"input_tokens": 1, "cost_usd": 0.0})
     lease = await world.running(options={"provider": "claude", "model": "asked"})
@@ -433,9 +447,11 @@ async def test_a_stored_cost_of_nothing_is_known(world: World, query: SqlQueryAP
     }
 
 
-async def test_summaries_of_many_runs_are_one_grouped_statement(world: World, engine: AsyncEngine) -> None:
+async def test_summaries_of_many_runs_are_one_grouped_statement(
+    postgres: PostgresWorld, postgres_engine: AsyncEngine
+) -> None:
     """Check 123: the database groups 100,000 runs; what comes back is one row per group."""
-    await world.sql(
+    await postgres.sql(
         "INSERT INTO asm_runs (id, session_id, status, provider, token_usage, provider_metadata, created_at, ended_at)"
         " SELECT 'run_' || n, 'ses_' || mod(n, 100), 'cancelled', 'p' || mod(n, 3),"
         " jsonb_build_object('input_tokens', mod(n, 7)), jsonb_build_object('model', 'm'), now(), now()"
@@ -443,11 +459,11 @@ async def test_summaries_of_many_runs_are_one_grouped_statement(world: World, en
     )
     statements: list[tuple[str, int]] = []
 
-    @sa.event.listens_for(engine.sync_engine, "after_cursor_execute")
+    @sa.event.listens_for(postgres_engine.sync_engine, "after_cursor_execute")
     def count(_conn: Any, cursor: Any, statement: str, *_: Any) -> None:
         statements.append((statement, cursor.rowcount))
 
-    query = SqlQueryAPI(engine, price_of=lambda *_: 1)
+    query = SqlQueryAPI(postgres_engine, price_of=lambda *_: 1)
     usage = await query.get_usage_summary(TENANT, UsageSearch())
     cost = await query.get_cost_summary(TENANT, UsageSearch())
 
@@ -456,7 +472,7 @@ async def test_summaries_of_many_runs_are_one_grouped_statement(world: World, en
     asked = [(text, rows) for text, rows in statements if "asm_runs" in text]
     assert [rows for _, rows in asked] == [3, 3]
     assert all("GROUP BY" in text for text, _ in asked)
-    await world.sql("TRUNCATE asm_runs")
+    await postgres.sql("TRUNCATE asm_runs")
 
 
 @pytest.mark.parametrize(
@@ -467,14 +483,16 @@ async def test_summaries_of_many_runs_are_one_grouped_statement(world: World, en
         ("event", "asm_events_timestamp_index"),
     ],
 )
-async def test_a_page_begins_in_an_index_at_its_cursor(world: World, query: SqlQueryAPI, kind: str, index: str) -> None:
+async def test_a_page_begins_in_an_index_at_its_cursor(
+    postgres: PostgresWorld, postgres_engine: AsyncEngine, kind: str, index: str
+) -> None:
     """W11: the row values are an index condition, not a filter over everything before; nothing is sorted."""
-    await a_finished_run(world)
-    statement = await page_behind_a_cursor(query, kind)
+    await a_finished_run(postgres)
+    statement = await page_behind_a_cursor(SqlQueryAPI(postgres_engine), kind)
     for planner in ("seqscan", "sort", "bitmapscan"):
-        await world.sql(f"SET enable_{planner} = off")
+        await postgres.sql(f"SET enable_{planner} = off")
     text = str(statement.compile(dialect=psycopg_dialect(), compile_kwargs={"literal_binds": True}))
-    plan = "\n".join(row["QUERY PLAN"] for row in await world.sql("EXPLAIN " + text.replace("%", "%%")))
+    plan = "\n".join(row["QUERY PLAN"] for row in await postgres.sql("EXPLAIN " + text.replace("%", "%%")))
     assert f"using {index}" in plan, plan
     condition = next(line for line in plan.split(index)[1].splitlines() if "Index Cond" in line)
     assert "ROW(" in condition, plan
@@ -511,7 +529,7 @@ async def some_log(world: World) -> tuple[str, str, str, str]:
     return first.session_id, first.run_id, second.session_id, second.run_id
 
 
-async def test_events_are_found_by_what_they_are(world: World, query: SqlQueryAPI) -> None:
+async def test_events_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 124, 125, 126, 129."""
     session_id, run_id, _, other_run = await some_log(world)
 
@@ -536,7 +554,7 @@ async def test_events_are_found_by_what_they_are(world: World, query: SqlQueryAP
 
 
 @pytest.mark.parametrize("order_by", ["sequence_asc", "timestamp_asc", "timestamp_desc"])
-async def test_pages_of_events_follow_each_other(world: World, query: SqlQueryAPI, order_by: str) -> None:
+async def test_pages_of_events_follow_each_other(world: SqlWorld, query: SqlQueryAPI, order_by: str) -> None:
     """Check 127, across sessions; ties of numbers and times are met once."""
     await some_log(world)
     whole = await query.search_events(TENANT, EventSearch(order_by=order_by))
@@ -545,7 +563,7 @@ async def test_pages_of_events_follow_each_other(world: World, query: SqlQueryAP
     assert paged == whole.items
 
 
-async def test_an_event_is_told_as_it_was_stored(world: World, query: SqlQueryAPI) -> None:
+async def test_an_event_is_told_as_it_was_stored(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 128: keys that nobody knows, at any depth; and no column of ours beside the event's own."""
     lease = await world.running()
     [event] = await world.append(lease, data={"novel": {"deeper": [{"k\u00e9y": 1}]}})
@@ -554,16 +572,15 @@ async def test_an_event_is_told_as_it_was_stored(world: World, query: SqlQueryAP
     assert json.loads(frame.body) == event.to_map()
 
 
-async def test_an_export_is_the_whole_session(world: World, query: SqlQueryAPI) -> None:
-    """Checks 130, 131: runs by their start, events by number, registry rows only when asked for."""
+async def test_an_export_is_the_whole_session(world: SqlWorld, query: SqlQueryAPI) -> None:
+    """Checks 130, 131: runs by their start, events by number, live registry rows only when asked for."""
     session_id = await world.session()
     late = await a_finished_run(world, session_id=session_id, began=2)
     early = await a_finished_run(world, session_id=session_id, began=1)
-    await world.sql(
-        "INSERT INTO asm_artifacts (id, session_id, key, byte_size, checksum_sha256, storage_backend, storage_ref,"
-        " created_at, deleted_at) VALUES ('art_1', %s, 'k', 3, 'c', 'file', '/k', %s, %s)",
-        session_id, NOW, NOW,
-    )  # fmt: skip
+    stored = {"byte_size": 3, "checksum_sha256": "c", "storage_backend": "file", "metadata": {}, "created_at": NOW}
+    for artifact_id, deleted_at in (("art_1", None), ("art_0", NOW)):
+        given = {"session_id": session_id, "key": "k", "storage_ref": f"/{artifact_id}", "deleted_at": deleted_at}
+        await world.insert("artifacts", id=artifact_id, **stored | given)
 
     exported = (await query.export_session(session_id, TENANT)).to_map()
 
@@ -575,7 +592,7 @@ async def test_an_export_is_the_whole_session(world: World, query: SqlQueryAPI) 
     assert whole["artifacts"] == [
         {
             "id": "art_1", "session_id": session_id, "run_id": None, "key": "k", "content_type": None, "byte_size": 3,
-            "checksum_sha256": "c", "storage_backend": "file", "storage_ref": "/k", "metadata": {},
+            "checksum_sha256": "c", "storage_backend": "file", "storage_ref": "/art_1", "metadata": {},
             "created_at": "2025-06-01T12:00:00.000000Z",
         }
     ]  # fmt: skip
@@ -597,7 +614,7 @@ def as_one(chunks: Sequence[bytes]) -> dict[str, Any]:
     return exported
 
 
-async def test_an_export_sees_one_state(world: World, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_export_sees_one_state(world: SqlWorld, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch) -> None:
     """W13: what is stored after its first chunk is not in it."""
     monkeypatch.setattr(sql_query, "EXPORT_PAGE", 2)
     lease = await world.running()
@@ -614,7 +631,7 @@ async def test_an_export_sees_one_state(world: World, query: SqlQueryAPI, monkey
 
 
 async def test_a_long_session_is_exported_as_a_stream_only(
-    world: World, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch
+    world: SqlWorld, query: SqlQueryAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """W13: one value has a bound."""
     assert MAX_EXPORT_EVENTS == 10_000
@@ -626,16 +643,16 @@ async def test_a_long_session_is_exported_as_a_stream_only(
     assert len([chunk async for chunk in query.stream_export(session_id, TENANT)]) == 2
 
 
-async def test_a_snapshot_cannot_write(engine: AsyncEngine, world: World) -> None:
+async def test_a_snapshot_cannot_write(postgres_engine: AsyncEngine) -> None:
     """W13: REPEATABLE READ, READ ONLY; the pool's other users are not touched by it."""
-    async with snapshot(engine) as connection:
+    async with snapshot(postgres_engine) as connection:
         for name, value in (("transaction_isolation", "repeatable read"), ("transaction_read_only", "on")):
             assert await connection.scalar(sa.text(f"SHOW {name}")) == value
-    async with engine.connect() as connection:
+    async with postgres_engine.connect() as connection:
         assert await connection.scalar(sa.text("SHOW transaction_read_only")) == "off"
 
 
-async def test_cursors_are_bound_to_their_list_order_and_filters(world: World, query: SqlQueryAPI) -> None:
+async def test_cursors_are_bound_to_their_list_order_and_filters(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 133, 135."""
     await sessions_of_hours(world, 2)
     await a_finished_run(world)
@@ -670,7 +687,7 @@ def as_cursor(payload: Any) -> str:
     return urlsafe_b64encode(json.dumps(payload).encode()).decode()
 
 
-async def test_padded_and_unpadded_cursors_are_the_same(world: World, query: SqlQueryAPI) -> None:
+async def test_padded_and_unpadded_cursors_are_the_same(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Check 134."""
     await sessions_of_hours(world, 2)
     for agent_id in ("tester", None):
@@ -703,7 +720,7 @@ async def test_failures_of_the_store_are_told_without_their_statement(empty_data
         await engine.dispose()
 
 
-async def test_questions_may_be_asked_at_once(world: World, query: SqlQueryAPI) -> None:
+async def test_questions_may_be_asked_at_once(world: SqlWorld, query: SqlQueryAPI) -> None:
     """The engine's pool is the only state."""
     await a_finished_run(world)
     await asyncio.gather(*(query.get_usage_summary(TENANT, UsageSearch()) for _ in range(20)))
