@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from hypothesis import settings
 
-pytest_plugins = ["tests.fixtures.postgres", "tests.fixtures.redis", "tests.fixtures.api", "tests.fixtures.artifacts"]
+pytest_plugins = [
+    "tests.fixtures.postgres", "tests.fixtures.sqlite", "tests.fixtures.redis", "tests.fixtures.api",
+    "tests.fixtures.artifacts",
+]  # fmt: skip
 
 settings.register_profile("asm", deadline=None)  # a busy machine is no failure
 settings.load_profile("asm")

@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
 import pytest
 
-from asm_core.stores.sql.engine import sqlite_url
-from asm_core.stores.sql.migrate import migrate
 from tests.builders import World, open_memory_world, open_sqlite_world, open_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
 """Keywords: `times`, `limiter`, `ends_sound`."""
-
-
-@pytest.fixture(scope="session")
-def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A migrated file, to be copied."""
-    path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    migrate(sqlite_url(path))
-    return path
-
-
-@pytest.fixture
-def sqlite_path(sqlite_template: Path, tmp_path: Path) -> Path:
-    """A migrated file of the test's own."""
-    return Path(shutil.copy(sqlite_template, tmp_path / "asm.db"))
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
@@ -46,7 +28,7 @@ def open_any(store_name: str, request: pytest.FixtureRequest) -> OpenWorld:
             path = request.getfixturevalue("sqlite_path")
             return lambda **options: open_sqlite_world(path, **options)
         case _:
-            url = request.getfixturevalue("database_url")
+            url = request.getfixturevalue("emptied_database_url")
             return lambda **options: open_world(url, **options)
 
 
