@@ -98,7 +98,7 @@ def build_execution(run_input: Mapping[str, Any] | None = None, *, attempt: int 
         run_input: of the run; `{"prompt": "Test prompt"}` when omitted.
         given: `session`, `model`, `transcript` of Execution.
     """
-    fields = {"input": run_input} if run_input is not None else {}
+    fields: dict[str, Any] = {} if run_input is None else {"input": run_input}
     session = given.pop("session", None) or build_session()
     run = build_run(status=RunStatus.RUNNING, session_id=session.id, attempt=attempt, **fields)
     return Execution(run=run, session=session, attempt=attempt, **given)

@@ -6,7 +6,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from asm_core.stores.sql.engine import open_engine, open_sqlite
 from tests.builders import World, open_memory_world, open_sqlite_world, open_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
@@ -36,3 +38,14 @@ def open_any(store_name: str, request: pytest.FixtureRequest) -> OpenWorld:
 async def world(open_any: OpenWorld) -> AsyncIterator[World]:
     async with open_any() as opened:
         yield opened
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+async def sql_engine(request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
+    """Migrated and without records."""
+    if request.param == "sqlite":
+        engine = open_sqlite(request.getfixturevalue("sqlite_path"))
+    else:
+        engine = open_engine(request.getfixturevalue("emptied_database_url"), application_name="test")
+    yield engine
+    await engine.dispose()

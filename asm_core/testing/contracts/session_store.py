@@ -53,7 +53,7 @@ class SessionStoreContract:
 
     async def test_sessions_are_listed_by_what_is_asked(self, store: SessionStore) -> None:
         """5, 6; tags too."""
-        given = {
+        given: dict[str, dict[str, Any]] = {
             "s1": {"agent_id": "a", "tags": ["x"]},
             "s2": {"agent_id": "b", "tags": ["x", "y"]},
             "s3": {"agent_id": "b"},
@@ -187,7 +187,7 @@ class SessionStoreContract:
 
     async def test_runs_are_listed_by_what_is_asked(self, store: SessionStore) -> None:
         """18, 19, 20."""
-        given = {"r1": {}, "r2": {"provider": "claude"}, "r3": {"session_id": "ses_2"}}
+        given: dict[str, dict[str, Any]] = {"r1": {}, "r2": {"provider": "claude"}, "r3": {"session_id": "ses_2"}}
         for run_id, fields in given.items():
             await store.save_run(a_run(id=run_id, **fields))
         await store.save_run(a_run(RunStatus.RUNNING, id="r4"))

@@ -1,0 +1,23 @@
+"""Questions across sessions, on each database that answers them."""
+
+from __future__ import annotations
+
+import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from asm_core.ports.store import SessionStore
+from asm_core.stores.sql.query import SqlQueryAPI
+from asm_core.stores.sql.store import SqlSessionStore
+from asm_core.testing import QueryAPIContract
+
+
+class TestSqlQueryAPI(QueryAPIContract):
+    """SQLite, Postgres."""
+
+    @pytest.fixture
+    def store(self, sql_engine: AsyncEngine) -> SessionStore:
+        return SqlSessionStore(sql_engine)
+
+    @pytest.fixture
+    def query(self, sql_engine: AsyncEngine) -> SqlQueryAPI:
+        return SqlQueryAPI(sql_engine)
