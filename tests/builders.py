@@ -7,16 +7,17 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.clock import SystemClock, new_id
 from asm_core.config import FleetTimes
@@ -147,6 +148,10 @@ class World:
     _ordinals: dict[tuple[str, int], int] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
 
+    def renewed(self) -> Self:
+        """A new look at the same store, which somebody has emptied."""
+        return replace(self, _ordinals={}, _numbers=count(1))
+
     async def session(self, **fields: Any) -> str:
         session = a_session(**fields)
         await self.queue.create_session(session)
@@ -276,16 +281,25 @@ async def open_sqlite_world(
     path: Path, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
 ) -> AsyncIterator[World]:
     """Over a migrated file; ends with a look whether everything is sound."""
-    engine, clock, times = open_sqlite(path), SystemClock(), times or FleetTimes()
-    records = SqliteRecords(engine)
-    queue = LocalRunQueue(records, times, clock, limiter=limiter)
-    world = World(queue, SqlSessionStore(engine, clock), LocalPeek(records), times)
+    engine = open_sqlite(path)
     try:
-        yield world
-        if ends_sound:
-            assert await world.peek.violations() == []
+        async with sqlite_world(engine, times=times, limiter=limiter, ends_sound=ends_sound) as world:
+            yield world
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def sqlite_world(
+    engine: AsyncEngine, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
+) -> AsyncIterator[World]:
+    """As `open_sqlite_world`, on an engine that outlives it."""
+    records, clock, times = SqliteRecords(engine), SystemClock(), times or FleetTimes()
+    queue = LocalRunQueue(records, times, clock, limiter=limiter)
+    world = World(queue, SqlSessionStore(engine, clock), LocalPeek(records), times)
+    yield world
+    if ends_sound:
+        assert await world.peek.violations() == []
 
 
 @dataclass

@@ -8,8 +8,8 @@ from contextlib import AbstractAsyncContextManager
 import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from asm_core.stores.sql.engine import open_engine, open_sqlite
-from tests.builders import World, open_memory_world, open_sqlite_world, open_world
+from asm_core.stores.sql.engine import open_engine
+from tests.builders import World, open_memory_world, open_world, sqlite_world
 
 OpenWorld = Callable[..., AbstractAsyncContextManager[World]]
 """Keywords: `times`, `limiter`, `ends_sound`."""
@@ -27,8 +27,8 @@ def open_any(store_name: str, request: pytest.FixtureRequest) -> OpenWorld:
         case "memory":
             return open_memory_world
         case "sqlite":
-            path = request.getfixturevalue("sqlite_path")
-            return lambda **options: open_sqlite_world(path, **options)
+            engine = request.getfixturevalue("emptied_sqlite")
+            return lambda **options: sqlite_world(engine, **options)
         case _:
             url = request.getfixturevalue("emptied_database_url")
             return lambda **options: open_world(url, **options)
@@ -40,12 +40,17 @@ async def world(open_any: OpenWorld) -> AsyncIterator[World]:
         yield opened
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
-async def sql_engine(request: pytest.FixtureRequest) -> AsyncIterator[AsyncEngine]:
-    """Migrated and without records."""
-    if request.param == "sqlite":
-        engine = open_sqlite(request.getfixturevalue("sqlite_path"))
-    else:
-        engine = open_engine(request.getfixturevalue("emptied_database_url"), application_name="test")
+@pytest.fixture(scope="session")
+async def reused_postgres(reused_database_url: str) -> AsyncIterator[AsyncEngine]:
+    engine = open_engine(reused_database_url, application_name="test")
     yield engine
     await engine.dispose()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def sql_engine(request: pytest.FixtureRequest) -> AsyncEngine:
+    """Migrated and without records."""
+    if request.param == "sqlite":
+        return request.getfixturevalue("emptied_sqlite")
+    request.getfixturevalue("emptied_database_url")
+    return request.getfixturevalue("reused_postgres")
