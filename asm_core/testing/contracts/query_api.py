@@ -144,7 +144,7 @@ class QueryAPIContract:
 
     async def test_equal_sort_keys_are_neither_repeated_nor_lost(self, store: SessionStore, query: QueryAPI) -> None:
         """109."""
-        created = [a_session() for _ in range(30)]
+        created = [a_session() for _ in range(100)]
         await save(store, *created)
         for order_by in ("updated_at_desc", "created_at_desc", "created_at_asc"):
             seen = await all_pages(query.search_sessions, SessionSearch(order_by=order_by, limit=7))
