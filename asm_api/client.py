@@ -120,6 +120,16 @@ class AsyncAsmClient:
         params = {"status": status, "agent_id": agent_id, "tag": tag, "limit": limit, "cursor": cursor}
         return await self._call("GET", "/v1/sessions", params=params)
 
+    async def fork_session(self, /, session_id: str, *, at: int | None = None, **fields: Any) -> Json:
+        """
+        A new session that goes on from another's events up to number `at` (all, when omitted).
+
+        Args:
+            fields: where the new session is to differ, as of `create_session`, and `agent_id`.
+        """
+        body = fields if at is None else {"at": at} | fields
+        return await self._call("POST", f"/v1/sessions/{session_id}/fork", json=body, repeatable=False)
+
     async def pause_session(self, session_id: str) -> Json:
         return await self._change(session_id, "pause")
 
@@ -513,6 +523,7 @@ class AsmClient(Facade[AsyncAsmClient]):
     create_session = blocking(AsyncAsmClient.create_session)
     get_session = blocking(AsyncAsmClient.get_session)
     list_sessions = blocking(AsyncAsmClient.list_sessions)
+    fork_session = blocking(AsyncAsmClient.fork_session)
     pause_session = blocking(AsyncAsmClient.pause_session)
     resume_session = blocking(AsyncAsmClient.resume_session)
     complete_session = blocking(AsyncAsmClient.complete_session)

@@ -58,6 +58,21 @@ class SessionRequest(Request):
     max_queued_runs: int = Field(100, ge=0, le=MAX_RUNS)
 
 
+class ForkRequest(Request):
+    """What is left out is the parent's, but for `metadata`."""
+
+    at: int | None = Field(None, ge=1, le=MAX_SEQUENCE)
+    """The number of the last event that the fork goes on from; all that there are by now, when left out."""
+    agent_id: Text | None = None
+    provider: Text | None = None
+    model: Text | None = None
+    context: JsonObject | None = None
+    metadata: JsonObject | None = None
+    tags: Annotated[list[Text], Field(max_length=MAX_TAGS)] | None = None
+    max_concurrent_runs: int | None = Field(None, ge=1, le=MAX_RUNS)
+    max_queued_runs: int | None = Field(None, ge=0, le=MAX_RUNS)
+
+
 def _continuation(value: object) -> object:
     return ("auto" if value else "none") if isinstance(value, bool) else value
 
@@ -126,6 +141,8 @@ class SessionAnswer(Answer):
     agent_id: str
     status: Literal["pending", "active", "paused", "completed", "failed", "cancelled"]
     parent_session_id: str | None
+    forked_at: int | None
+    """Of a fork: events up to this number are its parent's."""
     provider: str | None
     model: str | None
     metadata: dict[str, Any]

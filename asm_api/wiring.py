@@ -7,7 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -18,7 +17,6 @@ from asm_core.bus.hub import Hub
 from asm_core.bus.redis import RedisBus, open_redis
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.pricing import NANOS_PER_USD, PriceList
 from asm_core.domain.redaction import Redactor
 from asm_core.manager.control import Control
 from asm_core.manager.sessions import Sessions
@@ -26,7 +24,7 @@ from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.publish import Publisher
-from asm_core.ports.query import PriceOf, QueryAPI
+from asm_core.ports.query import QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
@@ -105,23 +103,15 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         yield Deps(
             settings=settings,
             store=store,
-            query=SqlQueryAPI(engine, price_of=_by_list(price_list(settings.pricing_table))),
+            query=SqlQueryAPI(engine, price_of=price_list(settings.pricing_table).price_of),
             hub=hub,
             submitter=Submitter(queue, store, wakeups, publisher, providers.get, settings.max_input_bytes, redactor),
-            sessions=Sessions(queue, wakeups, nudges, publisher, redactor),
-            control=Control(queue, store, wakeups, nudges, publisher),
+            sessions=Sessions(queue, store, wakeups, nudges, publisher, redactor),
+            control=Control(queue, store, wakeups, nudges, publisher, redactor),
             providers=providers,
             redactor=redactor,
             checks={"postgres": store.ping, "redis": lambda: _ping(redis.ping)},
         )
-
-
-def _by_list(prices: PriceList) -> PriceOf:
-    def price_of(provider: str | None, model: str | None, usage: Mapping[str, int]) -> Decimal | None:
-        rates = prices.rates(provider, model)
-        return None if rates is None else Decimal(rates.cost_nanos(usage)) / NANOS_PER_USD
-
-    return price_of
 
 
 async def _set_limiter(queue: PostgresRunQueue, name: str, max_parallel_runs: int) -> None:

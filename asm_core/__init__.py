@@ -16,14 +16,26 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
+    from asm_core.adapters.shell import ShellAdapter as ShellAdapter
+    from asm_core.domain.capability import Capability as Capability
+    from asm_core.domain.capability import CapabilityType as CapabilityType
     from asm_core.domain.errors import AsmError as AsmError
     from asm_core.domain.errors import ErrorCode as ErrorCode
     from asm_core.domain.event import Event as Event
+    from asm_core.domain.event import EventFrame as EventFrame
     from asm_core.domain.event import EventType as EventType
     from asm_core.domain.lifecycle import RunStatus as RunStatus
     from asm_core.domain.lifecycle import SessionStatus as SessionStatus
+    from asm_core.domain.redaction import RedactionOptions as RedactionOptions
+    from asm_core.domain.redaction import Redactor as Redactor
+    from asm_core.domain.redaction import Replace as Replace
+    from asm_core.domain.redaction import redact_map as redact_map
+    from asm_core.domain.retention import RetentionPolicy as RetentionPolicy
     from asm_core.domain.run import Run as Run
+    from asm_core.domain.session import DEFAULT_TENANT as DEFAULT_TENANT
     from asm_core.domain.session import Session as Session
+    from asm_core.domain.transcript import Transcript as Transcript
+    from asm_core.library import Store as Store
     from asm_core.library import open_manager as open_manager
     from asm_core.library import open_store as open_store
     from asm_core.library import run_once as run_once
@@ -31,18 +43,43 @@ if TYPE_CHECKING:
     from asm_core.manager.runtime import SessionRuntime as SessionRuntime
     from asm_core.manager.session_manager import ExecutionResult as ExecutionResult
     from asm_core.manager.session_manager import SessionManager as SessionManager
+    from asm_core.manager.session_manager import event_of as event_of
+    from asm_core.ports.provider import Completion as Completion
+    from asm_core.ports.provider import Execution as Execution
+    from asm_core.ports.provider import ProviderAdapter as ProviderAdapter
+    from asm_core.ports.provider import RawEvent as RawEvent
+    from asm_core.ports.query import EventSearch as EventSearch
+    from asm_core.ports.query import RunSearch as RunSearch
+    from asm_core.ports.query import SessionSearch as SessionSearch
+    from asm_core.ports.query import UsageSearch as UsageSearch
     from asm_core.ports.store import EventFilter as EventFilter
+    from asm_core.stores.artifacts.file import FileArtifactStore as FileArtifactStore
+    from asm_core.stores.artifacts.s3 import S3ArtifactStore as S3ArtifactStore
+    from asm_core.stores.composite import CompositeSessionStore as CompositeSessionStore
+    from asm_core.stores.sql.migrate import migrate as migrate
 
 _HOMES = {
     "ScriptedAdapter": "adapters.scripted",
+    "ShellAdapter": "adapters.shell",
+    "Capability": "domain.capability",
+    "CapabilityType": "domain.capability",
     "AsmError": "domain.errors",
     "ErrorCode": "domain.errors",
     "Event": "domain.event",
+    "EventFrame": "domain.event",
     "EventType": "domain.event",
     "RunStatus": "domain.lifecycle",
     "SessionStatus": "domain.lifecycle",
+    "RedactionOptions": "domain.redaction",
+    "Redactor": "domain.redaction",
+    "Replace": "domain.redaction",
+    "redact_map": "domain.redaction",
+    "RetentionPolicy": "domain.retention",
     "Run": "domain.run",
+    "DEFAULT_TENANT": "domain.session",
     "Session": "domain.session",
+    "Transcript": "domain.transcript",
+    "Store": "library",
     "open_manager": "library",
     "open_store": "library",
     "run_once": "library",
@@ -50,7 +87,20 @@ _HOMES = {
     "SessionRuntime": "manager.runtime",
     "ExecutionResult": "manager.session_manager",
     "SessionManager": "manager.session_manager",
+    "event_of": "manager.session_manager",
+    "Completion": "ports.provider",
+    "Execution": "ports.provider",
+    "ProviderAdapter": "ports.provider",
+    "RawEvent": "ports.provider",
+    "EventSearch": "ports.query",
+    "RunSearch": "ports.query",
+    "SessionSearch": "ports.query",
+    "UsageSearch": "ports.query",
     "EventFilter": "ports.store",
+    "FileArtifactStore": "stores.artifacts.file",
+    "S3ArtifactStore": "stores.artifacts.s3",
+    "CompositeSessionStore": "stores.composite",
+    "migrate": "stores.sql.migrate",
 }
 
 __all__ = list(_HOMES)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from asm_core import options
 from asm_core.bus.hub import Hub
@@ -16,6 +16,7 @@ from asm_core.clock import SystemClock
 from asm_core.config import EventLimits, FleetTimes, RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.session import DEFAULT_TENANT
+from asm_core.manager.continuity import Conversations
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
 from asm_core.manager.runner import Runner
@@ -26,10 +27,15 @@ from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.query import Maintenance, QueryAPI
 from asm_core.ports.queue import RunQueue
 from asm_core.ports.store import SessionStore
 from asm_core.stores.local.queue import LocalRunQueue
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
 APPLICATION = "asm-library"
 SUBSCRIBER_BUFFER = 1_000
@@ -46,13 +52,46 @@ class Store:
     records: SessionStore
     times: FleetTimes
     """Liveness and repair: the same for everybody who works on this store."""
+    engine: AsyncEngine | None = None
+    """The database behind it, if there is one."""
+
+    def queries(self) -> QueryAPI:
+        """
+        Questions across sessions. A run without a stored cost is priced by the `pricing_table` in force now.
+
+        Raises:
+            AsmError: `capability_not_supported` for a store in memory.
+        """
+        from asm_core.stores.sql.query import SqlQueryAPI
+
+        prices = price_list(options.current().pricing_table)
+        return SqlQueryAPI(self._database("queries"), price_of=prices.price_of)
+
+    def maintenance(self, *, artifacts: ArtifactStore | None = None) -> Maintenance:
+        """
+        Args:
+            artifacts: the store that holds the bytes of registered artifacts (the one below a registering store):
+                those of deleted sessions are removed from it; when omitted they stay.
+
+        Raises:
+            AsmError: `capability_not_supported` for a store in memory.
+        """
+        from asm_core.stores.sql.maintenance import SqlMaintenance
+
+        return SqlMaintenance(self._database("maintenance"), blobs=artifacts)
+
+    def _database(self, purpose: str) -> AsyncEngine:
+        if self.engine is None:
+            message = f"a store in memory has no {purpose}; use sqlite:///path/to/file or postgresql://…"
+            raise AsmError(ErrorCode.CAPABILITY_NOT_SUPPORTED, message, details={"field": "store"})
+        return self.engine
 
 
 def open_store(url: str, *, times: FleetTimes | None = None) -> AbstractAsyncContextManager[Store]:
     """
     Args:
         url: `memory://` (gone with the block), `sqlite:///path/to/file` (made and migrated when needed), or
-            `postgresql://…` (migrated by `asm migrate`).
+            `postgresql://…` (migrated by `asm migrate`, or `migrate` of this package).
         times: liveness and repair; the same for everybody who works on this store.
 
     Raises:
@@ -90,7 +129,7 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
     engine = open_sqlite(path)
     records = SqlSessionStore(engine)
     try:
-        yield Store(LocalRunQueue(SqliteRecords(engine), times, SystemClock()), records, times)
+        yield Store(LocalRunQueue(SqliteRecords(engine), times, SystemClock()), records, times, engine)
     finally:
         await records.close()
 
@@ -103,9 +142,10 @@ async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
 
     queue = PostgresRunQueue(url, application_name=APPLICATION, times=times)
     await queue.open()
-    records = SqlSessionStore(open_engine(url, application_name=APPLICATION))
+    engine = open_engine(url, application_name=APPLICATION)
+    records = SqlSessionStore(engine)
     try:
-        yield Store(queue, records, times)
+        yield Store(queue, records, times, engine)
     finally:
         await records.close()
         await queue.close()
@@ -121,6 +161,9 @@ async def open_manager(
 ) -> AsyncIterator[SessionManager]:
     """
     A manager that executes runs with this adapter; when the block ends, what still runs is stopped.
+
+    Prices and redaction are those of the `options` in force when it opens. Several managers, each with an adapter of
+    its own, may share a store and its sessions.
 
     Args:
         store: an open one, or the URL of one (`open_store`).
@@ -144,7 +187,7 @@ async def open_manager(
 
         runner = Runner(
             queue=queue,
-            store=records,
+            conversations=Conversations(records),
             writer=writer,
             publisher=publisher,
             wakeups=worker,
@@ -160,9 +203,9 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
-            sessions=Sessions(queue, worker, worker, publisher, redactor),
+            sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
-            control=Control(queue, records, worker, worker, publisher),
+            control=Control(queue, records, worker, worker, publisher, redactor),
             follower=Follower(hub, records, tenant_id),
             worker=worker,
         )

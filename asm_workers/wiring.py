@@ -14,6 +14,7 @@ from asm_core.bus.redis import RedisBus
 from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
+from asm_core.manager.continuity import Conversations
 from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
 from asm_core.model_prices import price_list
@@ -144,7 +145,7 @@ async def _open_deps(
         queue=queue,
         runner=Runner(
             queue=queue,
-            store=store,
+            conversations=Conversations(store),
             writer=writer,
             publisher=publisher,
             wakeups=wakeups,

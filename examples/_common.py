@@ -3,10 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Coroutine, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+from asm_core import AsmError, ScriptedAdapter
+
 MEMORY = "memory://"
+
+
+class Acting(ScriptedAdapter):
+    """Plays scripts in the name of another provider."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """Removed in the end."""
+    with TemporaryDirectory(prefix="asm-example-") as folder:
+        yield Path(folder)
 
 
 def claim(what: str, holds: bool) -> None:
@@ -18,3 +38,17 @@ def claim(what: str, holds: bool) -> None:
 
 def main(example: Coroutine[Any, Any, None]) -> None:
     asyncio.run(example)
+
+
+async def refusal(call: Awaitable[object]) -> AsmError:
+    """What a call fails with that must fail."""
+    try:
+        await call
+    except AsmError as error:
+        return error
+    raise SystemExit("NOT TRUE: this is refused")
+
+
+def skip(why: str) -> None:
+    """This machine lacks what the example needs."""
+    print(f"SKIP: {why}")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from _common import MEMORY, claim, main
+from _common import MEMORY, claim, main, refusal
 
-from asm_core import AsmError, ScriptedAdapter, run_once
+from asm_core import ScriptedAdapter, run_once
 
 
 async def example() -> None:
@@ -13,10 +13,9 @@ async def example() -> None:
     claim("the answer is there", result.output["content"] == "Hello")
     claim("the run has a terminal event", result.events[-1].type == "run_completed")
 
-    try:
-        await run_once(MEMORY, ScriptedAdapter(), {"script": [{"fail": {"code": "provider_rate_limited"}}]})
-    except AsmError as error:
-        claim("a failed run raises what it failed with", error.code == "provider_rate_limited" and error.retryable)
+    limited = {"script": [{"fail": {"code": "provider_rate_limited"}}]}
+    error = await refusal(run_once(MEMORY, ScriptedAdapter(), limited))
+    claim("a failed run raises what it failed with", error.code == "provider_rate_limited" and error.retryable)
 
 
 main(example())

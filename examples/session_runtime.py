@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from _common import MEMORY, claim, main
+from _common import MEMORY, claim, main, refusal
 
-from asm_core import AsmError, EventFilter, RunStatus, ScriptedAdapter, SessionRuntime, open_manager
+from asm_core import EventFilter, RunStatus, ScriptedAdapter, SessionRuntime, open_manager
 
 
 async def example() -> None:
@@ -25,10 +25,8 @@ async def example() -> None:
 
             slow = await runtime.submit_run({"script": [{"sleep_ms": 600_000}]})
             waiting = [await runtime.submit_run({"prompt": f"later {number}"}) for number in range(3)]
-            try:
-                await runtime.submit_run({"prompt": "one too many"})
-            except AsmError as error:
-                claim("a full queue refuses", error.code == "max_runs_exceeded")
+            error = await refusal(runtime.submit_run({"prompt": "one too many"}))
+            claim("a full queue refuses", error.code == "max_runs_exceeded")
             claim("a queued run is cancelled at once", await runtime.cancel_run(waiting[0].run_id) == "cancelled")
             await runtime.cancel_run(slow.run_id)
             await runtime.drain(timeout_s=10)

@@ -15,7 +15,7 @@ from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
 Row = dict[str, Any]
 
 
-TABLES = ("events", "runs", "run_leases", "session_sequences", "session_runtime", "limiters")
+TABLES = ("sessions", "events", "runs", "run_leases", "session_sequences", "session_runtime", "limiters")
 
 
 def violations(tables: Mapping[str, list[Row]]) -> list[str]:
@@ -23,10 +23,11 @@ def violations(tables: Mapping[str, list[Row]]) -> list[str]:
     events = sorted(tables["events"], key=lambda event: (event["session_id"], event["sequence_number"]))
     runs, leases = tables["runs"], tables["run_leases"]
     counters = {row["session_id"]: row["last_sequence"] for row in tables["session_sequences"]}
+    forked = {row["id"]: row["forked_at"] or 0 for row in tables["sessions"]}
     slots = {row["session_id"]: row["max_concurrent_runs"] for row in tables["session_runtime"]}
     limiters = {row["name"]: row for row in tables["limiters"]}
     return [
-        *_numbers(events, counters),
+        *_numbers(events, counters, forked),
         *_logs(events, runs),
         *_claims(runs),
         *_slots(runs, leases, slots, limiters),
@@ -40,11 +41,13 @@ def _grouped(rows: Iterable[Row], name: str) -> dict[Any, list[Row]]:
     return groups
 
 
-def _numbers(events: list[Row], counters: dict[str, int]) -> Iterator[str]:
+def _numbers(events: list[Row], counters: dict[str, int], forked: dict[str, int]) -> Iterator[str]:
+    """A fork's own numbers follow those of the events that it refers to."""
     logs = _grouped(events, "session_id")
     for session_id in logs.keys() | counters.keys():
         found = [event["sequence_number"] for event in logs.get(session_id, [])]
-        if found != [*range(1, len(found) + 1)] or counters.get(session_id) != len(found):
+        first = forked.get(session_id, 0) + 1
+        if found != [*range(first, first + len(found))] or counters.get(session_id) != first + len(found) - 1:
             yield f"session {session_id}: numbers {found}, counter {counters.get(session_id)}"
 
 

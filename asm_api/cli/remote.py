@@ -142,6 +142,19 @@ def resume(session: Session, server: Server = None, api_key: ApiKey = None, json
     print_json(answer) if json else typer.echo(f"{session} {answer['status']}")
 
 
+def fork(
+    session: Session,
+    at: Annotated[int | None, typer.Option("--at", min=1, help="Number of the last event to go on from.")] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Make a new session that goes on from another's events; prints its id."""
+    with client(server, api_key) as api:
+        answer = api.fork_session(session, at=at)
+    print_json(answer) if json else typer.echo(answer["id"])
+
+
 def sessions(
     status: Annotated[str | None, typer.Option("--status")] = None,
     agent: Annotated[str | None, typer.Option("--agent", help="Agent id.")] = None,
@@ -177,7 +190,7 @@ def runs(
         print_table(page["runs"], ("id", "session_id", "status", "provider", "attempt", "position", "created_at"))
 
 
-COMMANDS = (run, submit, wait, tail, cancel, interrupt, pause, resume, sessions, runs)
+COMMANDS = (run, submit, wait, tail, cancel, interrupt, pause, resume, fork, sessions, runs)
 
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
 

@@ -8,7 +8,16 @@ from fastapi import APIRouter, Query, Response
 
 from asm_api.auth import Tenant
 from asm_api.routes import Filter, Limit, PageCursor, answer
-from asm_api.schemas import DrainRequest, EndQueued, EndRequest, QueueAnswer, SessionAnswer, SessionPage, SessionRequest
+from asm_api.schemas import (
+    DrainRequest,
+    EndQueued,
+    EndRequest,
+    ForkRequest,
+    QueueAnswer,
+    SessionAnswer,
+    SessionPage,
+    SessionRequest,
+)
 from asm_api.wiring import Wired
 from asm_core.clock import SystemClock, new_id
 from asm_core.domain import ids
@@ -48,6 +57,15 @@ async def list_sessions(
 @router.get("/{session_id}", response_model=SessionAnswer)
 async def get_session(session_id: str, deps: Wired, tenant_id: Tenant) -> Response:
     return answer((await deps.store.get_session(session_id, tenant_id)).to_map())
+
+
+@router.post("/{session_id}/fork", status_code=201, response_model=SessionAnswer)
+async def fork_session(session_id: str, deps: Wired, tenant_id: Tenant, body: ForkRequest | None = None) -> Response:
+    """A new session whose log begins with this one's events, by reference; this one goes on undisturbed."""
+    given = (body or ForkRequest()).model_dump(exclude_none=True)
+    if "provider" in given:
+        deps.providers.get(given["provider"])
+    return answer((await deps.sessions.fork(session_id, tenant_id, **given)).to_map(), 201)
 
 
 @router.post("/{session_id}/pause", response_model=SessionAnswer)

@@ -166,6 +166,11 @@ class PriceList:
         rates = self.rates(provider, model, input_tokens=sum(count_of(usage, key) for key in inputs))
         return rates.cost_nanos(usage) if rates else None
 
+    def price_of(self, provider: str | None, model: str | None, usage: Mapping[str, Any]) -> Decimal | None:
+        """The cost of a sum over several requests in exact dollars; None where there is no price."""
+        rates = self.rates(provider, model)
+        return Decimal(rates.cost_nanos(usage)) / NANOS_PER_USD if rates else None
+
 
 def resolve_rates(provider: str | None, model: str | None, table: PriceTable) -> Rates | None:
     """The price of a model by one table alone: its own or the provider's default; None where it says nothing."""

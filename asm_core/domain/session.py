@@ -70,6 +70,8 @@ class Session:
     tenant_id: str = DEFAULT_TENANT
     status: SessionStatus = SessionStatus.PENDING
     parent_session_id: str | None = None
+    forked_at: int | None = None
+    """Of a fork: the log begins with the parent's events up to this number, by reference; its own follow behind."""
     provider: str | None = None
     """Provider of runs that name none."""
     model: str | None = None
@@ -120,6 +122,7 @@ class Session:
             "agent_id": self.agent_id,
             "status": str(self.status),
             "parent_session_id": self.parent_session_id,
+            "forked_at": self.forked_at,
             "provider": self.provider,
             "model": self.model,
             "metadata": to_jsonable(self.metadata),
@@ -144,6 +147,7 @@ class Session:
             updated_at=require_datetime("session", "updated_at", given.get("updated_at")),
             tenant_id=given.get("tenant_id") or DEFAULT_TENANT,
             parent_session_id=given.get("parent_session_id"),
+            forked_at=given.get("forked_at"),
             provider=given.get("provider"),
             model=given.get("model"),
             metadata=given.get("metadata") or {},

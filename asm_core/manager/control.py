@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.fields import to_jsonable
 from asm_core.domain.lifecycle import RunStatus
+from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.queue import CancelKind, CancelRequest, RunQueue
 from asm_core.ports.store import SessionStore
@@ -19,6 +23,7 @@ class Control:
     wakeups: Wakeups
     nudges: Nudges
     publisher: Publisher
+    redactor: Redactor = REDACTOR
 
     async def cancel(self, run_id: str, tenant_id: str) -> CancelRequest:
         """
@@ -42,8 +47,23 @@ class Control:
             raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"run_id": run_id, "status": str(run.status)})
         return await self._request(run_id, tenant_id, "interrupt")
 
-    async def _request(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
-        request = await self.queue.request_cancel(run_id, tenant_id, kind)
+    async def cancel_for_approval(self, run_id: str, tenant_id: str, approval: Mapping[str, Any]) -> CancelRequest:
+        """
+        Cancel a run because something must be approved first; it ends `cancelled` with reason `approval_requested`.
+
+        Args:
+            approval: `tool_name, tool_call_id, tool_input, policy_name, violation_kind`; the data of the
+                `tool_approval_requested` that comes before the run's end. Secrets in it are not stored.
+
+        Raises:
+            AsmError: `run_not_found`, `storage_connection_failed`.
+        """
+        return await self._request(run_id, tenant_id, "approval", to_jsonable(self.redactor.value(approval)))
+
+    async def _request(
+        self, run_id: str, tenant_id: str, kind: CancelKind, approval: Mapping[str, Any] | None = None
+    ) -> CancelRequest:
+        request = await self.queue.request_cancel(run_id, tenant_id, kind, approval)
         self.publisher.publish(request.events)
         self.wakeups.wake(request.wake)
         if request.worker_id is not None:

@@ -12,7 +12,7 @@ from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.pricing import PriceList
 from asm_core.domain.redaction import Redactor
 from asm_core.domain.run import RunOutcome
-from asm_core.manager.continuity import conversation_before
+from asm_core.manager.continuity import Conversations
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
 from asm_core.pipeline.patience import patiently
@@ -21,7 +21,6 @@ from asm_core.pipeline.publish import Publisher
 from asm_core.ports.clock import Clock
 from asm_core.ports.provider import Execution, ProviderAdapter
 from asm_core.ports.queue import Claimed, RunQueue
-from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
 
 T = TypeVar("T")
@@ -42,7 +41,7 @@ class Runner:
     """
 
     queue: RunQueue
-    store: SessionStore
+    conversations: Conversations
     writer: EventWriter
     publisher: Publisher
     wakeups: Wakeups
@@ -81,7 +80,7 @@ class Runner:
         started = await self._patiently(lambda: self.queue.start(claim.lease))
         on_started()
         run = replace(claim.run, attempt=started.attempt)
-        transcript = await self._patiently(lambda: conversation_before(self.store, run))
+        transcript = await self._patiently(lambda: self.conversations.before(run))
         attempt = Attempt(
             execution=Execution(
                 run=run, session=claim.session, attempt=started.attempt, model=options.model, transcript=transcript

@@ -120,6 +120,18 @@ class SessionManager:
         """What is not done is cancelled. Raises `session_not_found`, `invalid_transition`."""
         return await self.sessions.cancel(session_id, self.tenant_id, cancel_queued=True)
 
+    async def fork_session(self, /, session_id: str, at: int | None = None, **fields: Any) -> Session:
+        """
+        A new, active session that goes on from another's events up to number `at` (all, when omitted), by reference.
+
+        Args:
+            fields: where the new session is to differ, as of `start_session`; its metadata are its own.
+
+        Raises:
+            AsmError: `session_not_found`, `validation_error` (no such event, or a field).
+        """
+        return await self.sessions.fork(session_id, self.tenant_id, at, **fields)
+
     async def get_session(self, session_id: str) -> Session:
         """Raises `session_not_found`."""
         return await self.store.get_session(session_id, self.tenant_id)
@@ -171,7 +183,8 @@ class SessionManager:
                 raises is logged and stops nothing.
 
         Raises:
-            AsmError: what the run failed with (`cancelled`, `timeout` too); the run and its events are stored.
+            AsmError: what the run failed with (`cancelled`, `timeout` too); the run and its events are stored, and the
+                error's `context` has its `run_id` and `session_id`.
                 `run_not_found`, `invalid_transition`, `invalid_operation`, `max_runs_exceeded`: it was not started.
         """
         run = await self.get_run(run_id)
@@ -243,6 +256,17 @@ class SessionManager:
     async def cancel_run(self, run_id: str) -> RunStatus:
         """A pending run ends at once, one in flight soon; the status by now. Raises `run_not_found`."""
         return (await self.control.cancel(run_id, self.tenant_id)).status
+
+    async def cancel_for_approval(self, run_id: str, approval: Mapping[str, Any]) -> RunStatus:
+        """
+        As `cancel_run`, because something must be approved first: the log tells what, then that the run is cancelled.
+
+        Args:
+            approval: `tool_name, tool_call_id, tool_input, policy_name, violation_kind`.
+
+        Raises `run_not_found`.
+        """
+        return (await self.control.cancel_for_approval(run_id, self.tenant_id, approval)).status
 
     async def get_run(self, run_id: str) -> Run:
         """Raises `run_not_found`."""
@@ -334,12 +358,14 @@ class SessionManager:
 
 
 def event_of(frame: EventFrame) -> Event:
+    """The event that a store or a query tells in encoded form."""
     return Event.from_map(loads(frame.body))
 
 
 def failure_of(run: Run) -> AsmError:
-    """Why a run did not complete, as an error to raise."""
+    """Why a run did not complete, as an error to raise; its context says which run of which session."""
+    context = {"session_id": run.session_id, "run_id": run.id}
     if run.error is not None:
-        return AsmError.from_map(run.error)
+        return AsmError.from_map({**run.error, "context": context})
     code = ErrorCode.CANCELLED if run.status is RunStatus.CANCELLED else ErrorCode.INTERNAL_ERROR
-    return AsmError(code, f"run {run.id} is {run.status}", details={"run_id": run.id})
+    return AsmError(code, f"run {run.id} is {run.status}", details={"run_id": run.id}, context=context)

@@ -17,7 +17,7 @@ from asm_core.domain.lifecycle import RunStatus, SessionVerb
 from asm_core.domain.run import Run, RunOptions, RunOutcome
 from asm_core.domain.session import Session
 
-CancelKind = Literal["cancel", "interrupt"]
+CancelKind = Literal["cancel", "interrupt", "approval"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,6 +140,19 @@ class RunQueue(Protocol):
     async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
         """Store a session with its counter and queue: `session_created`, and `session_started` when activated."""
 
+    async def fork_session(self, session: Session, at: int | None) -> SessionChange:
+        """
+        Store an active session whose log begins with its parent's first events, by reference: numbers 1 to `at` are
+        the parent's, its own follow behind. Nothing of them is copied; they stay as long as the fork does.
+
+        Args:
+            session: names the parent in `parent_session_id`.
+            at: a number of the parent's log; None: all it holds by now.
+
+        Raises:
+            AsmError: `session_not_found` (the parent), `validation_error` (no such event).
+        """
+
     async def change_session(
         self,
         session_id: str,
@@ -210,8 +223,18 @@ class RunQueue(Protocol):
     async def hand_back(self, run_id: str, fence: int, reason: str) -> Finished | None:
         """Give up a lease without a result; None when it is gone already."""
 
-    async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
-        """Raises AsmError `run_not_found`; a terminal run is left as it is."""
+    async def request_cancel(
+        self, run_id: str, tenant_id: str, kind: CancelKind, approval: Mapping[str, Any] | None = None
+    ) -> CancelRequest:
+        """
+        A queued run ends at once; one in flight is to be stopped by its holder; a terminal run is left as it is.
+
+        Args:
+            approval: data of a `tool_approval_requested` that is stored with the request, unless the run has ended or
+                was to be stopped before.
+
+        Raises AsmError `run_not_found`.
+        """
 
     async def claimable(self, limit: int) -> list[str]:
         """Sessions with a pending run and a free slot, least recently served first."""

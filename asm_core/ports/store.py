@@ -90,7 +90,11 @@ class SessionStore(Protocol):
         """
 
     async def delete_session(self, session_id: str, tenant_id: str) -> None:
-        """With its runs, events, counter, queue and artifact rows; unknown ones are no error."""
+        """
+        With its runs, events, counter, queue and artifact rows; unknown ones are no error.
+
+        Raises AsmError `invalid_operation`: the log of a fork begins with its events.
+        """
 
     async def save_run(self, run: Run) -> None:
         """
@@ -116,7 +120,7 @@ class SessionStore(Protocol):
         """`save_session`, `save_run` and `append_events` in one step. Raises as they do."""
 
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
-        """Up to `limit` events in sequence order; an unknown session has none."""
+        """Up to `limit` events in sequence order, a fork's inherited ones first; an unknown session has none."""
 
     async def latest_sequences(self, session_ids: Sequence[str]) -> Mapping[str, int]:
         """The highest number given out per session; one query for all. For trusted callers: names no tenant."""

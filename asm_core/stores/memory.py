@@ -12,14 +12,14 @@ import asyncio
 import threading
 from bisect import bisect_left, bisect_right, insort
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
 from typing import Any, TypeVar
 
 from asm_core.domain.event import Event, EventFrame
-from asm_core.domain.fields import parse_datetime
+from asm_core.domain.fields import MAX_INTEGER, parse_datetime
 from asm_core.domain.lifecycle import TERMINAL_RUNS
 from asm_core.domain.run import Run, parse_run_status
 from asm_core.domain.session import Session, parse_session_status
@@ -289,7 +289,7 @@ class MemorySessionStore:
         def read(db: MemoryTransaction) -> list[EventFrame]:
             found = (
                 event
-                for event in db.events(session_id, after=where.after, before=where.before)
+                for event in _log(db, session_id, where)
                 if event["tenant_id"] == tenant_id and _admits(where, event)
             )
             return frames_of(islice(found, limit))
@@ -373,6 +373,8 @@ class MemorySessionStore:
         where = {"session_id": session_id, "tenant_id": tenant_id}
 
         def delete(db: Transaction) -> None:
+            if db.rows("inherited_events", {"source_session_id": session_id, "tenant_id": tenant_id}, limit=1):
+                raise refusals.has_forks(session_id)
             for table in TABLES_OF_A_SESSION:
                 db.delete(table, where)
             db.delete("sessions", {"id": session_id, "tenant_id": tenant_id})
@@ -397,6 +399,7 @@ class MemorySessionStore:
 
 TABLES_OF_A_SESSION = (
     "events", "runs", "run_leases", "artifacts", "idempotency_keys", "session_sequences", "session_runtime",
+    "inherited_events",
 )  # fmt: skip
 """What goes with a session when it is deleted; its audit log stays."""
 
@@ -463,6 +466,17 @@ def _run(db: MemoryTransaction, row: Row) -> Run:
     return run_of(row | {"position": position_of(db, row)})
 
 
+def _log(db: MemoryTransaction, session_id: str, where: EventFilter) -> Iterator[Row]:
+    """A fork's begins with events of the sessions that wrote them."""
+    parts = db.rows("inherited_events", {"session_id": session_id}, order_by="first_sequence")
+    for part in parts:
+        after = max(where.after, part["first_sequence"] - 1)
+        before = min(MAX_INTEGER if where.before is None else where.before, part["last_sequence"] + 1)
+        if after < before:
+            yield from db.events(part["source_session_id"], after=after, before=before)
+    yield from db.events(session_id, after=where.after, before=where.before)
+
+
 def _admits(where: EventFilter, event: Row) -> bool:
     return (
         (not where.types or event["type"] in where.types)
@@ -518,7 +532,8 @@ def _stats(db: MemoryTransaction, tenant_id: str, now: datetime) -> FleetStats:
     return FleetStats(
         sessions=Counter(db.column("sessions", "status", mine)),
         runs=Counter(db.column("runs", "status", mine)),
-        events=sum(db.column("session_sequences", "last_sequence", mine)),
+        events=sum(db.column("session_sequences", "last_sequence", mine))
+        - sum(number or 0 for number in db.column("sessions", "forked_at", mine)),
         workers=fleet,
         slots=sum(worker["slots"] for worker in fleet if not worker["draining"]),
         in_flight=sum(worker["in_flight"] for worker in fleet),

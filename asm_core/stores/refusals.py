@@ -14,6 +14,22 @@ def no_session(session_id: str) -> AsmError:
     return AsmError(ErrorCode.SESSION_NOT_FOUND, f"no session {session_id}", details={"session_id": session_id})
 
 
+def no_such_event(session_id: str, at: int, latest: int) -> AsmError:
+    return AsmError(
+        ErrorCode.VALIDATION_ERROR,
+        f"session {session_id} cannot be forked at {at}: its events have the numbers 1 to {latest}",
+        details={"field": "at", "session_id": session_id, "latest": latest},
+    )
+
+
+def has_forks(session_id: str) -> AsmError:
+    return AsmError(
+        ErrorCode.INVALID_OPERATION,
+        f"session {session_id} cannot be deleted: the logs of its forks begin with its events",
+        details={"session_id": session_id, "reason": "has_forks"},
+    )
+
+
 def no_run(run_id: str) -> AsmError:
     return AsmError(ErrorCode.RUN_NOT_FOUND, f"no run {run_id}", details={"run_id": run_id})
 

@@ -54,6 +54,32 @@ async def test_a_cancelled_run_in_flight_ends_cancelled_whatever_its_holder_says
     assert await world.event_types(run_id=lease.run_id) == ["run_cancelled"]
 
 
+APPROVAL = {"tool_name": "bash", "tool_call_id": "t1", "policy_name": "careful"}
+
+
+async def test_a_run_in_flight_is_cancelled_for_an_approval(world: World) -> None:
+    """spec/03 check 49: what is to be approved is stated at once and once, then the run ends for that reason."""
+    lease = await world.running()
+    answer = await world.queue.request_cancel(lease.run_id, "default", "approval", APPROVAL)
+    again = await world.queue.request_cancel(lease.run_id, "default", "approval", APPROVAL)
+    [stated] = answer.events
+    assert (stated.type, json.loads(stated.body)["data"], again.events) == ("tool_approval_requested", APPROVAL, [])
+    assert (answer.status, again.worker_id) == (RunStatus.RUNNING, lease.worker_id)
+    finished = await world.queue.finish(lease, an_outcome(RunStatus.CANCELLED))
+    assert json.loads(finished.events[0].body)["data"]["reason"] == "approval_requested"
+    after = await world.queue.request_cancel(lease.run_id, "default", "approval", APPROVAL)
+    assert (after.status, after.events) == (RunStatus.CANCELLED, [])
+    assert await world.event_types(run_id=lease.run_id) == ["tool_approval_requested", "run_cancelled"]
+
+
+async def test_a_queued_run_is_cancelled_for_an_approval(world: World) -> None:
+    """Both events at once, the terminal one last."""
+    run_id = (await world.submit(await world.session())).run_id
+    answer = await world.queue.request_cancel(run_id, "default", "approval", APPROVAL)
+    assert [frame.type for frame in answer.events] == ["tool_approval_requested", "run_cancelled"]
+    assert answer.status is RunStatus.CANCELLED
+
+
 async def test_the_first_wish_counts(world: World) -> None:
     lease = await world.running()
     await cancel(world, lease.run_id, "interrupt")

@@ -174,7 +174,7 @@ async def page_behind_a_cursor(query: SqlQueryAPI, kind: str) -> sa.Select[Any]:
         return sql_query.run_pager(TENANT, runs, POSTGRES).apply(sql_query.runs_query(TENANT, runs, POSTGRES))
     events = EventSearch(order_by="timestamp_desc")
     events = replace(events, cursor=(await query.search_events(TENANT, events)).cursor)
-    return sql_query.event_pager(TENANT, events).apply(sql_query.events_query(TENANT, events))
+    return sql_query.event_pager(TENANT, events).apply(sql_query.events_query(TENANT, events, []))
 
 
 def psycopg_dialect() -> sa.Dialect:

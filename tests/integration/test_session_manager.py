@@ -11,17 +11,19 @@ from typing import Any
 import pytest
 
 import asm_core
-from asm_core import sync
+from asm_core import options, sync
 from asm_core.adapters.scripted import ScriptedAdapter
 from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
+from asm_core.domain.retention import RetentionPolicy
 from asm_core.library import Store, open_manager, open_store
 from asm_core.manager.oneshot import StreamSession
 from asm_core.manager.runtime import SessionRuntime
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.ports.provider import Completion, Execution, RawEvent
+from asm_core.ports.query import UsageSearch
 from asm_core.ports.store import EventFilter
 from asm_core.stores.sql.verify import verify_database
 from tests.builders import eventually
@@ -188,6 +190,27 @@ async def test_a_cancelled_run_ends_cancelled(manager: SessionManager) -> None:
     assert (await types(manager, session_id))[-1] == "run_cancelled"
 
 
+async def test_a_run_is_cancelled_for_an_approval(manager: SessionManager) -> None:
+    """spec/01 check 208: what is to be approved is told before the run's end, without the secrets in it."""
+    session_id = await opened(manager)
+    run = await manager.start_run(session_id, script({"say": "x"}, FOREVER))
+    execution = asyncio.create_task(manager.execute_run(run.id))
+
+    async def is_under_way() -> None:
+        assert "message_received" in await types(manager, session_id)
+
+    await eventually(is_under_way)
+    approval = {"tool_name": "bash", "tool_input": {"command": f"curl -H 'Authorization: Bearer {'a1B2' * 10}'"}}
+    assert await manager.cancel_for_approval(run.id, approval) is RunStatus.RUNNING
+    assert (await failure(execution)).code is ErrorCode.CANCELLED
+    asked, ended = (await manager.get_session_events(session_id))[-2:]
+    assert (asked.type, asked.data["tool_name"], asked.run_id) == ("tool_approval_requested", "bash", run.id)
+    assert "a1B2a1B2" not in str(asked.data)
+    assert (ended.type, ended.data["reason"]) == ("run_cancelled", "approval_requested")
+    assert await manager.cancel_for_approval(run.id, approval) is RunStatus.CANCELLED
+    assert (await types(manager, session_id)).count("tool_approval_requested") == 1
+
+
 async def test_ten_runs_are_started_and_executed_at_once(manager: SessionManager) -> None:
     """spec/01 check 161; numbers are 1..n all the same."""
     session_id = await opened(manager)
@@ -301,6 +324,21 @@ async def test_a_run_goes_on_from_what_was_said_before(store: Store) -> None:
         None, None, None, None,
         before + 2 * echo, before + 3 * echo, before + 4 * echo, [("assistant", "x")],
     ]  # fmt: skip
+
+
+async def test_a_fork_remembers_what_was_said_before_it(store: Store) -> None:
+    """The conversation up to the event it was forked at, and its own; never what its parent said afterwards."""
+    adapter = Listener()
+    async with open_manager(store, adapter) as manager:
+        session_id = await opened(manager)
+        first = await execute(manager, session_id, script({"say": "One"}))
+        await execute(manager, session_id, script({"say": "Two"}))
+        fork = await manager.fork_session(session_id, first.events[-1].sequence_number)
+        await execute(manager, session_id, script({"say": "Three"}))
+        await execute(manager, fork.id, {"prompt": "x"}, continuation=True)
+        await execute(manager, fork.id, {"prompt": "y"}, continuation=True)
+    before = [("user", "Do it"), ("assistant", "One")]
+    assert adapter.heard[3:] == [before, [*before, ("user", "x"), ("assistant", "x")]]
 
 
 @pytest.mark.parametrize(
@@ -497,6 +535,35 @@ def test_without_an_event_loop(tmp_path: Path, kind: str) -> None:
         with manager.stream(script({"say": "x"}, FOREVER)) as stream:
             assert next(iter(stream)).type == "session_created"
         assert manager.get_session(stream.session_id).status is SessionStatus.CANCELLED
+
+
+async def test_the_error_of_a_one_shot_says_where_it_is_kept(manager: SessionManager) -> None:
+    """Whoever gets it finds the session, the run and what they cost."""
+    given = script({"usage": {"input_tokens": 7}}, {"fail": {"code": "provider_error"}})
+    error = await failure(manager.run_once(given))
+    run = await manager.get_run(error.context["run_id"])
+    assert (run.status, run.session_id) == (RunStatus.FAILED, error.context["session_id"])
+    assert run.token_usage["input_tokens"] == 7
+
+
+async def test_a_database_can_be_asked_and_maintained(store: Store, manager: SessionManager) -> None:
+    """Questions across sessions and retention, from an open store alone; one in memory refuses both."""
+    if store.engine is None:
+        for ask in (store.queries, store.maintenance):
+            with pytest.raises(AsmError, match="in memory") as caught:
+                ask()
+            assert caught.value.code is ErrorCode.CAPABILITY_NOT_SUPPORTED
+        return
+    result = await manager.run_once(script({"usage": {"input_tokens": 1_000_000}}))
+    own = {"scripted": {"input": 0.000001, "output": 0.0}}
+    assert (await store.queries().get_cost_summary("default", UsageSearch())).unmapped_runs == 1
+    with options.override(pricing_table=own):
+        cost = await store.queries().get_cost_summary("default", UsageSearch())
+    assert (cost.total_cost_usd, cost.unmapped_runs) == (1.0, 0)
+    stats = await store.queries().get_session_stats(result.session_id, "default")
+    assert stats.run_count == 1
+    report = await store.maintenance().execute(RetentionPolicy(), "default")
+    assert (report.sessions_soft_deleted, [*report.errors]) == (0, [])
 
 
 async def test_the_library_is_what_it_says(tmp_path: Path) -> None:

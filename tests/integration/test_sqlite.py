@@ -19,7 +19,7 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.ports.store import EventFilter
 from asm_core.stores.sql import engine as engine_module
 from asm_core.stores.sql.engine import open_sqlite, sqlite_url
-from asm_core.stores.sql.migrate import migrate
+from asm_core.stores.sql.migrate import head, migrate
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_core.stores.sql.tables import Instant
 from tests.builders import NOW, a_run, an_event, open_sqlite_world
@@ -155,5 +155,5 @@ async def test_a_file_is_opened_for_one_writer_and_many_readers(path: Path) -> N
     async with engine.connect() as connection:
         found = [await connection.scalar(sa.text(f"PRAGMA {name}")) for name in ("journal_mode", "synchronous")]
     assert found == ["wal", 1]
-    assert await SqlSessionStore(engine, SystemClock()).ping() == "asm_0003"
+    assert await SqlSessionStore(engine, SystemClock()).ping() == head()
     await engine.dispose()

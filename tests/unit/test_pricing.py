@@ -319,6 +319,13 @@ def test_a_table_that_is_wrong_is_refused_where_it_is_wrong(table: object, where
 # All prices together
 
 
+def test_the_cost_of_a_sum_is_told_in_exact_dollars() -> None:
+    """What queries price runs by; None where there is no price."""
+    prices = price_list(MINE)
+    assert prices.price_of("claude", "claude-haiku-4-5", {"input_tokens": 3, "output_tokens": 1}) == Decimal("0.5")
+    assert prices.price_of("in-house", None, MILLION_EACH) is None
+
+
 def test_own_prices_go_before_all_others() -> None:
     prices = price_list(MINE)
     assert per_million("claude", "claude-haiku-4-5-20251001", prices) == 300_000.0

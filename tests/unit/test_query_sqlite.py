@@ -15,6 +15,7 @@ from asm_core.domain.retention import RetentionPolicy
 from asm_core.ports.query import EVENT_ORDERS, RUN_ORDERS, EventSearch, RunSearch, SessionSearch, UsageSearch
 from asm_core.stores.sql import query as sql_query
 from asm_core.stores.sql.dialect import SqliteDialect
+from asm_core.stores.sql.logs import Part
 from asm_core.stores.sql.page_cursor import Pager
 from asm_core.stores.sql.resting import at_rest, not_exempt
 from asm_core.stores.sql.tables import events, metadata, runs, session_runtime, session_sequences, sessions
@@ -99,7 +100,11 @@ def test_runs_are_paged(connection: sa.Connection, order: str) -> None:
 @pytest.mark.parametrize("order", EVENT_ORDERS)
 def test_events_are_paged(connection: sa.Connection, order: str) -> None:
     where = EventSearch(order_by=order, limit=5, session_ids=["ses_0", "ses_1"])
-    found = all_pages(connection, sql_query.event_pager(TENANT, where), sql_query.events_query(TENANT, where))
+    found = all_pages(
+        connection,
+        sql_query.event_pager(TENANT, where),
+        sql_query.events_query(TENANT, where, [Part("ses_0"), Part("ses_1")]),
+    )
     assert len(found) == len(set(found)) == 8
 
 

@@ -51,7 +51,9 @@ def finish(tx: Tx, run_id: str, fence: int, outcome: Mapping[str, Any]) -> Settl
 
 
 def cancel_reason(kind: str | None) -> dict[str, str]:
-    return {"reason": "interrupted"} if kind == "interrupt" else {}
+    """What `run_cancelled` says of why."""
+    reason = {"interrupt": "interrupted", "approval": "approval_requested"}.get(kind or "")
+    return {"reason": reason} if reason else {}
 
 
 def _finished_before(tx: Tx, run: Row | None, fence: int) -> Settled | None:

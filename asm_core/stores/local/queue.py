@@ -6,8 +6,8 @@ its answer into values.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import Concatenate, ParamSpec, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from asm_core.config import FleetTimes
 from asm_core.domain.errors import AsmError, LeaseLost
@@ -62,6 +62,9 @@ class LocalRunQueue:
     async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
         given = storable(session_map(session))
         return _change(await self._write(sessions.create_session, given, self._limiter, activate=activate))
+
+    async def fork_session(self, session: Session, at: int | None) -> SessionChange:
+        return _change(await self._write(sessions.fork_session, storable(session_map(session)), self._limiter, at))
 
     async def change_session(
         self,
@@ -132,8 +135,11 @@ class LocalRunQueue:
     async def _release(self, run_id: str, fence: int, reason: str, *, from_lost: bool) -> Settled | None:
         return await self._write(finish.release, run_id, fence, reason, self._times.max_claims, from_lost=from_lost)
 
-    async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
-        answer = await self._write(cancel.cancel, run_id, tenant_id, kind)
+    async def request_cancel(
+        self, run_id: str, tenant_id: str, kind: CancelKind, approval: Mapping[str, Any] | None = None
+    ) -> CancelRequest:
+        stated = None if approval is None else storable(approval)
+        answer = await self._write(cancel.cancel, run_id, tenant_id, kind, stated)
         return CancelRequest(
             run_id=run_id,
             session_id=answer.session_id,

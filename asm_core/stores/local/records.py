@@ -101,7 +101,7 @@ TABLES: Mapping[str, TableRule] = {
         required=("agent_id", "status", "created_at", "updated_at"),
         defaults=_TENANT
         | {"metadata": {}, "context": {}, "tags": []}
-        | _unset("parent_session_id", "provider", "model", "deleted_at"),
+        | _unset("parent_session_id", "provider", "model", "deleted_at", "forked_at"),
         lookups=(("status",), ("tenant_id",)),
     ),
     "session_sequences": TableRule(
@@ -114,6 +114,12 @@ TABLES: Mapping[str, TableRule] = {
         | {"max_concurrent_runs": 1, "max_queued_runs": 100, "submit_seq": 0, "fence_seq": 0}
         | _unset("limiter", "last_served_at", "last_wake_at", "limiter_waiting_since"),
         lookups=(("limiter",),),
+    ),
+    "inherited_events": TableRule(
+        key=("session_id", "first_sequence"),
+        required=("last_sequence", "source_session_id"),
+        defaults=_TENANT,
+        lookups=(("session_id",), ("source_session_id",)),
     ),
     "runs": TableRule(
         key=("id",),

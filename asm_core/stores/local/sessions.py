@@ -35,20 +35,57 @@ def create_session(tx: Tx, given: Mapping[str, Any], limiter: str | None, *, act
     session_id, tenant_id = given["id"], given["tenant_id"]
     if tx.db.find("sessions", session_id) is not None:
         return Changed(session=with_bounds(tx, session_id))
-    kept = ("id", "tenant_id", "agent_id", "parent_session_id", "provider", "model", "metadata", "context", "tags")
+    kept = (
+        "id", "tenant_id", "agent_id", "parent_session_id", "provider", "model", "metadata", "context", "tags",
+        "forked_at",
+    )  # fmt: skip
     tx.db.insert(
         "sessions",
         {name: given[name] for name in kept}
         | {"status": "active" if activate else "pending", "created_at": tx.now, "updated_at": tx.now},
     )
-    tx.db.insert("session_sequences", {"session_id": session_id, "tenant_id": tenant_id})
+    counter = {"session_id": session_id, "tenant_id": tenant_id, "last_sequence": given["forked_at"] or 0}
+    tx.db.insert("session_sequences", counter)
     bounds = {name: given[name] for name in ("max_concurrent_runs", "max_queued_runs")}
     tx.db.insert("session_runtime", {"session_id": session_id, "tenant_id": tenant_id, "limiter": limiter, **bounds})
-    events = [emit(tx, session_id, "session_created", without_nulls({"provider": given["provider"]}))]
+    told = without_nulls({name: given[name] for name in ("provider", "parent_session_id", "forked_at")})
+    events = [emit(tx, session_id, "session_created", told)]
     if activate:
         events.append(emit(tx, session_id, "session_started", {}))
     audit(tx, "session.created", tenant_id, session_id, None, {"agent_id": given["agent_id"]})
     return Changed(session=with_bounds(tx, session_id), events=events)
+
+
+def fork_session(tx: Tx, given: Mapping[str, Any], limiter: str | None, at: int | None) -> Changed:
+    """Its log begins with its parent's events up to `at`, by reference to the sessions that wrote them."""
+    parent_id, tenant_id = given["parent_session_id"], given["tenant_id"]
+    parent, counter = tx.db.find("sessions", parent_id), tx.db.find("session_sequences", parent_id)
+    if parent is None or counter is None or parent["tenant_id"] != tenant_id:
+        raise refusals.no_session(parent_id)
+    at = counter["last_sequence"] if at is None else at
+    if not 1 <= at <= counter["last_sequence"]:
+        raise refusals.no_such_event(parent_id, at, counter["last_sequence"])
+    if tx.db.find("sessions", given["id"]) is None:
+        for part in _parts_up_to(tx, parent, at):
+            tx.db.insert("inherited_events", part | {"session_id": given["id"], "tenant_id": tenant_id})
+    return create_session(tx, {**given, "forked_at": at}, limiter, activate=True)
+
+
+def _parts_up_to(tx: Tx, parent: Row, at: int) -> list[Row]:
+    """Of the parent's log: what it refers to itself, and its own events."""
+    inherited = parent["forked_at"] or 0
+    parts = [
+        {
+            "first_sequence": part["first_sequence"],
+            "last_sequence": min(part["last_sequence"], at),
+            "source_session_id": part["source_session_id"],
+        }
+        for part in tx.db.rows("inherited_events", {"session_id": parent["id"]})
+        if part["first_sequence"] <= at
+    ]
+    if at > inherited:
+        parts.append({"first_sequence": inherited + 1, "last_sequence": at, "source_session_id": parent["id"]})
+    return parts
 
 
 def with_bounds(tx: Tx, session_id: str) -> Row:

@@ -49,6 +49,12 @@ BEGIN
   RETURN asm_event_json(e);
 END $$;
 
+-- What `run_cancelled` says of why.
+CREATE OR REPLACE FUNCTION asm_cancel_reason(p_kind text) RETURNS jsonb LANGUAGE sql IMMUTABLE AS $$
+  SELECT CASE p_kind WHEN 'interrupt' THEN '{"reason": "interrupted"}'::jsonb
+                     WHEN 'approval' THEN '{"reason": "approval_requested"}' ELSE '{}' END
+$$;
+
 -- Slots of a session in use: a lease each, and a parked run keeps its place in the conversation.
 CREATE OR REPLACE FUNCTION asm_slots_used(p_session text) RETURNS bigint LANGUAGE sql STABLE AS $$
   SELECT (SELECT count(*) FROM asm_run_leases WHERE session_id = p_session)

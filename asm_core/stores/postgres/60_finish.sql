@@ -16,7 +16,7 @@ BEGIN
     v_status := 'cancelled';
     v_error := NULL;
   END IF;
-  IF v_status = 'cancelled' AND r.cancel_kind = 'interrupt' THEN v_data := v_data || '{"reason": "interrupted"}'; END IF;
+  IF v_status = 'cancelled' THEN v_data := v_data || asm_cancel_reason(r.cancel_kind); END IF;
   v_events := asm_end_run(p_run, v_status, v_error, v_data, nullif(p->'output', 'null'), p_fence,
                           p->'provider_metadata', (p->>'turn_count')::int);
   RETURN jsonb_build_object('status', v_status, 'events', v_events, 'wake', asm_successors(v_session, l.limiter));
@@ -69,8 +69,8 @@ BEGIN
         'details', jsonb_build_object('reason', p_reason, 'worker_id', l.worker_id, 'claims', r.claims, 'attempt', r.attempt))
       WHEN 'timeout' THEN jsonb_build_object('code', 'timeout', 'message', 'the run''s time limit has passed',
         'details', jsonb_build_object('reason', p_reason, 'timeout_ms', r.options->'timeout_ms')) END;
-    v_events := asm_end_run(p_run, v_status, v_error, CASE WHEN v_status = 'cancelled' AND r.cancel_kind = 'interrupt'
-      THEN '{"reason": "interrupted"}'::jsonb ELSE '{}' END, NULL, p_fence);
+    v_events := asm_end_run(p_run, v_status, v_error, CASE v_status
+      WHEN 'cancelled' THEN asm_cancel_reason(r.cancel_kind) ELSE '{}' END, NULL, p_fence);
   END IF;
   RETURN jsonb_build_object('status', v_status, 'events', v_events, 'wake', asm_successors(v_session, l.limiter));
 END $$;

@@ -75,6 +75,15 @@ class PostgresRunQueue:
         answer = await self._pool.call(
             "SELECT asm_create_session(%s, %s, %s)", _session_json(session), self._limiter, activate
         )
+        return await self._created(session, answer)
+
+    async def fork_session(self, session: Session, at: int | None) -> SessionChange:
+        answer = await self._pool.call("SELECT asm_fork_session(%s, %s, %s)", _session_json(session), self._limiter, at)
+        if "refused" in answer:
+            raise _refusal(answer, session_id=session.parent_session_id or "", at=at)
+        return await self._created(session, answer)
+
+    async def _created(self, session: Session, answer: Mapping[str, Any]) -> SessionChange:
         row = await self._session_row(session.id)
         return SessionChange(session=session_of(row), events=_frames(answer["events"]))
 
@@ -182,8 +191,11 @@ class PostgresRunQueue:
         )
         return answer
 
-    async def request_cancel(self, run_id: str, tenant_id: str, kind: CancelKind) -> CancelRequest:
-        answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s)", run_id, tenant_id, kind)
+    async def request_cancel(
+        self, run_id: str, tenant_id: str, kind: CancelKind, approval: Mapping[str, Any] | None = None
+    ) -> CancelRequest:
+        stated = None if approval is None else dumps_text(approval)
+        answer = await self._pool.call("SELECT asm_cancel(%s, %s, %s, %s)", run_id, tenant_id, kind, stated)
         if answer is None:
             raise refusals.no_run(run_id)
         return CancelRequest(
@@ -283,10 +295,14 @@ async def _settled(run_id: str, decision: Awaitable[Mapping[str, Any] | None]) -
     return {run_id: answer} if answer else {}
 
 
-def _refusal(answer: Mapping[str, Any], *, session_id: str, to: str = "", key: str = "") -> AsmError:
+def _refusal(
+    answer: Mapping[str, Any], *, session_id: str, to: str = "", key: str = "", at: int | None = None
+) -> AsmError:
     match answer["refused"]:
         case "session_not_found":
             return refusals.no_session(session_id)
+        case "no_such_event":
+            return refusals.no_such_event(session_id, at or 0, answer["latest"])
         case "already_exists":
             return refusals.key_reused(session_id, key, answer["run_id"])
         case "max_runs_exceeded":

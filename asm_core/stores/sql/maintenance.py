@@ -25,7 +25,7 @@ from asm_core.ports.query import MaintenanceReport, Step
 from asm_core.stores.sql import writes
 from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.pruning import Pruning
-from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
+from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt, not_forked
 from asm_core.stores.sql.tables import (
     artifacts,
     audit_log,
@@ -54,7 +54,8 @@ class SqlMaintenance:
     """
     Args:
         engine: from `open_engine`; two connections are used at a time.
-        blobs: contents of the artifacts of deleted sessions are removed from here; when omitted they stay.
+        blobs: the store that holds the bytes (the one below a registering store): contents of the artifacts of deleted
+            sessions are removed from it; when omitted they stay.
     """
 
     def __init__(self, engine: AsyncEngine, *, blobs: Blobs | None = None) -> None:
@@ -167,17 +168,17 @@ class SqlMaintenance:
         age = policy.hard_delete_after
         if age is None:
             return Step()
-        gone_long_ago = sessions.c.deleted_at < now - age
+        gone_long_ago = sa.and_(sessions.c.deleted_at < now - age, not_forked())
         count, errors = 0, list[str]()
         async for found in self._batches(tenant_id, policy.batch_size, gone_long_ago, at_rest()):
             for session_id in found:
                 try:
-                    keys = await self._delete_session(session_id, tenant_id, gone_long_ago)
+                    refs = await self._delete_session(session_id, tenant_id, gone_long_ago)
                 except AsmError as error:
                     errors.append(f"session {session_id}: {error.message}")
                     continue
-                count += keys is not None
-                errors += await self._delete_blobs(keys or ())
+                count += refs is not None
+                errors += await self._delete_blobs(refs or ())
         return Step(count=count, errors=errors)
 
     async def _batches(self, tenant_id: str, size: int, *conditions: Condition) -> AsyncIterator[Sequence[str]]:
@@ -196,29 +197,29 @@ class SqlMaintenance:
         return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
     async def _delete_session(self, session_id: str, tenant_id: str, *conditions: Condition) -> list[str] | None:
-        """The keys of its artifacts; None when it is not to be deleted after all."""
+        """Where the contents of its artifacts are (`storage_ref`); None when it is not to be deleted after all."""
         async with writing(self._engine) as tx:
             if not await lock_resting(tx, tenant_id, [session_id], *conditions):
                 return None
-            keys = sa.select(artifacts.c.key).where(
+            refs = sa.select(artifacts.c.storage_ref).where(
                 artifacts.c.session_id == session_id, artifacts.c.tenant_id == tenant_id
             )
-            found = [*(await tx.scalars(keys)).all()]
+            found = [*(await tx.scalars(refs)).all()]
             await writes.delete_session(tx, session_id, tenant_id)
             trace = {"tenant_id": tenant_id, "action": "session.deleted", "session_id": session_id, "data": {}}
             await tx.execute(sa.insert(audit_log).values(trace))
         return found
 
-    async def _delete_blobs(self, keys: Sequence[str]) -> list[str]:
-        """What went wrong: the rows are gone, so each key that is left behind is told."""
+    async def _delete_blobs(self, refs: Sequence[str]) -> list[str]:
+        """What went wrong: the rows are gone, so each content that is left behind is told."""
         if self._blobs is None:
             return []
         errors = []
-        for key in keys:
+        for ref in refs:
             try:
-                await self._blobs.delete(key)
+                await self._blobs.delete(ref)
             except Exception as cause:  # whatever the store raises
-                errors.append(f"artifact {key}: its content could not be deleted ({type(cause).__name__})")
+                errors.append(f"artifact {ref}: its content could not be deleted ({type(cause).__name__})")
         return errors
 
     async def _clean_artifacts(self, tenant_id: str, batch_size: int) -> Step:

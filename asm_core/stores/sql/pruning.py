@@ -22,13 +22,15 @@ from asm_core.domain.fields import to_jsonable
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
 from asm_core.ports.query import Step
 from asm_core.stores.sql.dialect import Dialect
-from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt
+from asm_core.stores.sql.resting import at_rest, lock_resting, not_exempt, not_forked
 from asm_core.stores.sql.tables import events, session_sequences, sessions
 from asm_core.stores.sql.transactions import fetch, with_connection, writing
 from asm_core.wire import dumps
 
-STORED = session_sequences.c.last_sequence - session_sequences.c.pruned_count
-"""How many events a session has."""
+_forks = sessions.alias("forks")
+_REFERRED = sa.select(_forks.c.forked_at).where(_forks.c.id == session_sequences.c.session_id).scalar_subquery()
+STORED = session_sequences.c.last_sequence - session_sequences.c.pruned_count - sa.func.coalesce(_REFERRED, 0)
+"""How many events a session has of its own."""
 
 Condition = sa.ColumnElement[bool]
 
@@ -135,7 +137,7 @@ class Pruning:
             events.c.sequence_number > after,
             events.c.sequence_number < last.scalar_subquery(),
             worth,
-            sa.exists(prunable.where(at_rest(), not_exempt(self._policy, self._dialect))),
+            sa.exists(prunable.where(at_rest(), not_forked(), not_exempt(self._policy, self._dialect))),
         )
         query = query.order_by(events.c.session_id, events.c.sequence_number)
         return [row["sequence_number"] for row in await self._read(query.limit(self._batch(most)))]
@@ -148,7 +150,7 @@ class Pruning:
             .join(sessions, sessions.c.id == events.c.session_id)
             .where(events.c.tenant_id == self._tenant_id, worth, *place)
             .where(events.c.sequence_number < session_sequences.c.last_sequence)
-            .where(at_rest(), not_exempt(self._policy, self._dialect))
+            .where(at_rest(), not_forked(), not_exempt(self._policy, self._dialect))
             .order_by(events.c.timestamp, events.c.id)
         )
         return await self._read(query.limit(self._batch(most)))
@@ -163,7 +165,7 @@ class Pruning:
         doomed = {"tenant_id": self._tenant_id, "session_id": session_id, "numbers": [*numbers]}
         async with writing(self._engine) as tx:
             exempt = not_exempt(self._policy, self._dialect)
-            if not await lock_resting(tx, self._tenant_id, [session_id], exempt):
+            if not await lock_resting(tx, self._tenant_id, [session_id], exempt, not_forked()):
                 return 0
             await tx.execute(self._dialect.keep_usage, doomed)
             gone = (await tx.execute(sa.delete(events).where(*self._these(session_id, numbers)))).rowcount

@@ -41,6 +41,7 @@ from asm_core.ports.query import (
 from asm_core.stores import refusals
 from asm_core.stores.sql.convert import frame_of, run_of, session_of
 from asm_core.stores.sql.dialect import Dialect, dialect_of
+from asm_core.stores.sql.logs import Part, any_of, parts_of
 from asm_core.stores.sql.page_cursor import PageOrder, Pager, parse_integer
 from asm_core.stores.sql.tables import (
     EVENT_COLUMNS,
@@ -116,7 +117,7 @@ class SqlQueryAPI:
         async with snapshot(self._engine) as connection:
             await _session(connection, session_id, tenant_id)
             groups = await fetch(connection, stats_query(session_id, tenant_id, self._dialect))
-            [log] = await fetch(connection, log_query(session_id, tenant_id))
+            [log] = await fetch(connection, log_query(await parts_of(connection, [session_id], tenant_id), tenant_id))
         return _stats(groups, log)
 
     async def search_runs(self, tenant_id: str, where: RunSearch) -> Found[Run]:
@@ -135,23 +136,33 @@ class SqlQueryAPI:
 
     async def search_events(self, tenant_id: str, where: EventSearch) -> Found[EventFrame]:
         pager = event_pager(tenant_id, where)
-        cut = pager.cut(await self._all(pager.apply(events_query(tenant_id, where))))
+
+        async def read(connection: AsyncConnection) -> Sequence[dict[str, Any]]:
+            parts = await parts_of(connection, where.session_ids or (), tenant_id)
+            return await fetch(connection, pager.apply(events_query(tenant_id, where, parts)))
+
+        cut = pager.cut(await with_connection(self._engine, read))
         return Found(items=[frame_of(row) for row in cut.rows], cursor=cut.cursor, has_more=cut.has_more)
 
     async def count_events(self, tenant_id: str, where: EventSearch) -> int:
-        query = sa.select(sa.func.count()).select_from(events).where(*_event_conditions(tenant_id, where))
-        return await self._scalar(query) or 0
+        async def read(connection: AsyncConnection) -> int | None:
+            parts = await parts_of(connection, where.session_ids or (), tenant_id)
+            query = sa.select(sa.func.count()).select_from(events)
+            return await connection.scalar(query.where(*_event_conditions(tenant_id, where, parts)))
+
+        return await with_connection(self._engine, read) or 0
 
     async def export_session(
         self, session_id: str, tenant_id: str, *, include_artifacts: bool = False
     ) -> SessionExport:
         async with snapshot(self._engine) as connection:
             session = await _session(connection, session_id, tenant_id)
-            [log] = await fetch(connection, log_query(session_id, tenant_id))
+            parts = await parts_of(connection, [session_id], tenant_id)
+            [log] = await fetch(connection, log_query(parts, tenant_id))
             if log["event_count"] > MAX_EXPORT_EVENTS:
                 message = f"session {session_id} has {log['event_count']} events; export it as a stream"
                 raise AsmError(ErrorCode.PAYLOAD_TOO_LARGE, message, details={"max_events": MAX_EXPORT_EVENTS})
-            export = _Export(connection, session_id, tenant_id)
+            export = _Export(connection, session_id, tenant_id, parts)
             return SessionExport(
                 session=session,
                 runs=[run_of(row) async for page in export.runs() for row in page],
@@ -167,7 +178,8 @@ class SqlQueryAPI:
         async with snapshot(self._engine) as connection:
             session = await _session(connection, session_id, tenant_id)
             yield _lines("session", [dumps(session.to_map())])
-            export = _Export(connection, session_id, tenant_id)
+            parts = await parts_of(connection, [session_id], tenant_id)
+            export = _Export(connection, session_id, tenant_id, parts)
             async for page in export.runs():
                 yield _lines("run", (dumps(run_of(row).to_map()) for row in page))
             async for page in export.events():
@@ -234,8 +246,9 @@ def runs_query(tenant_id: str, where: RunSearch, dialect: Dialect) -> sa.Select[
     return query.where(*_between(BEGAN, where.started_after, where.started_before))
 
 
-def events_query(tenant_id: str, where: EventSearch) -> sa.Select[Any]:
-    return sa.select(*EVENT_COLUMNS).where(*_event_conditions(tenant_id, where))
+def events_query(tenant_id: str, where: EventSearch, parts: Sequence[Part]) -> sa.Select[Any]:
+    """`parts`: of the logs of `where.session_ids`."""
+    return sa.select(*EVENT_COLUMNS).where(*_event_conditions(tenant_id, where, parts))
 
 
 def stats_query(session_id: str, tenant_id: str, dialect: Dialect) -> sa.Select[Any]:
@@ -247,15 +260,15 @@ def stats_query(session_id: str, tenant_id: str, dialect: Dialect) -> sa.Select[
     )
 
 
-def log_query(session_id: str, tenant_id: str) -> sa.Select[Any]:
-    """What is stored of a session's events: how many, from when to when."""
+def log_query(parts: Sequence[Part], tenant_id: str) -> sa.Select[Any]:
+    """What is stored of a session's log: how many events, from when to when."""
     at = events.c.timestamp
     facts: tuple[sa.ColumnElement[Any], ...] = (
         sa.func.count().label("event_count"),
         sa.func.min(at).label("first_at"),
         sa.func.max(at).label("last_at"),
     )
-    return sa.select(*facts).where(events.c.session_id == session_id, events.c.tenant_id == tenant_id)
+    return sa.select(*facts).where(any_of(parts), events.c.tenant_id == tenant_id)
 
 
 def usage_query(tenant_id: str, where: UsageSearch, dialect: Dialect) -> sa.Select[Any]:
@@ -304,10 +317,11 @@ def _between(column: sa.ColumnElement[Any], since: Any, until: Any) -> Iterator[
         yield column <= until
 
 
-def _event_conditions(tenant_id: str, where: EventSearch) -> Iterator[Condition]:
+def _event_conditions(tenant_id: str, where: EventSearch, parts: Sequence[Part]) -> Iterator[Condition]:
     yield events.c.tenant_id == tenant_id
+    if parts:
+        yield any_of(parts)
     for column, wanted in (
-        (events.c.session_id, where.session_ids),
         (events.c.run_id, where.run_ids),
         (events.c.type, where.types),
         (events.c.provider, where.providers),
@@ -435,27 +449,33 @@ async def _session(connection: AsyncConnection, session_id: str, tenant_id: str)
 class _Export:
     """The parts of one session, page by page, within one snapshot."""
 
-    def __init__(self, connection: AsyncConnection, session_id: str, tenant_id: str) -> None:
+    def __init__(self, connection: AsyncConnection, session_id: str, tenant_id: str, parts: Sequence[Part]) -> None:
         self._connection = connection
         self._session_id = session_id
         self._tenant_id = tenant_id
+        self._parts = parts
 
     def runs(self) -> AsyncIterator[Sequence[dict[str, Any]]]:
-        return self._pages(RUN_COLUMNS, runs, BEGAN, runs.c.id)
+        return self._pages(RUN_COLUMNS, runs, self._mine(runs), BEGAN, runs.c.id)
 
     def events(self) -> AsyncIterator[Sequence[dict[str, Any]]]:
-        return self._pages(EVENT_COLUMNS, events, events.c.sequence_number)
+        return self._pages(EVENT_COLUMNS, events, any_of(self._parts), events.c.sequence_number)
 
     def artifacts(self) -> AsyncIterator[Sequence[dict[str, Any]]]:
         columns = [artifacts.c[name] for name in ARTIFACT_KEYS]
-        return self._pages(columns, artifacts, artifacts.c.created_at, artifacts.c.id)
+        return self._pages(columns, artifacts, self._mine(artifacts), artifacts.c.created_at, artifacts.c.id)
+
+    def _mine(self, table: sa.Table) -> Condition:
+        return table.c.session_id == self._session_id
 
     def _pages(
-        self, columns: Sequence[sa.ColumnElement[Any]], table: sa.Table, *order: sa.ColumnElement[Any]
+        self,
+        columns: Sequence[sa.ColumnElement[Any]],
+        table: sa.Table,
+        condition: Condition,
+        *order: sa.ColumnElement[Any],
     ) -> AsyncIterator[Sequence[dict[str, Any]]]:
-        query = sa.select(*columns).where(
-            table.c.session_id == self._session_id, table.c.tenant_id == self._tenant_id
-        )  # fmt: skip
+        query = sa.select(*columns).where(condition, table.c.tenant_id == self._tenant_id)
         return pages(self._connection, query.order_by(*order), EXPORT_PAGE)
 
 

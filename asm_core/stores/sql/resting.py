@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
 from asm_core.domain.retention import RetentionPolicy
 from asm_core.stores.sql.dialect import Dialect
-from asm_core.stores.sql.tables import run_leases, runs, session_runtime, sessions
+from asm_core.stores.sql.tables import inherited_events, run_leases, runs, session_runtime, sessions
 
 Condition = sa.ColumnElement[bool]
 
@@ -27,6 +27,12 @@ def at_rest() -> Condition:
     leased = sa.exists(sa.select(run_leases.c.run_id).where(run_leases.c.session_id == sessions.c.id))
     working = sa.exists(sa.select(runs.c.id).where(runs.c.session_id == sessions.c.id, runs.c.status.in_(_WORKING)))
     return sa.and_(~leased, ~working)
+
+
+def not_forked() -> Condition:
+    """Of a session: no other log begins with its events."""
+    referring = sa.select(inherited_events.c.session_id).where(inherited_events.c.source_session_id == sessions.c.id)
+    return ~sa.exists(referring)
 
 
 def not_exempt(policy: RetentionPolicy, dialect: Dialect) -> Condition:

@@ -19,6 +19,7 @@ from asm_core.stores import refusals
 from asm_core.stores.sql import writes
 from asm_core.stores.sql.convert import frame_of, run_of, session_of
 from asm_core.stores.sql.dialect import dialect_of
+from asm_core.stores.sql.logs import parts_of
 from asm_core.stores.sql.page_cursor import PageOrder, Pager, check_limit
 from asm_core.stores.sql.rows import bounds_row, event_rows, run_row, session_row
 from asm_core.stores.sql.tables import (
@@ -77,11 +78,17 @@ class SqlSessionStore:
 
     async def get_events(self, session_id: str, tenant_id: str, where: EventFilter, limit: int) -> list[EventFrame]:
         check_limit(limit)
-        query = sa.select(*EVENT_COLUMNS).where(
-            events.c.session_id == session_id, events.c.tenant_id == tenant_id, *_conditions(where)
-        )
-        rows = await self._all(query.order_by(events.c.sequence_number).limit(limit))
-        return [frame_of(row) for row in rows]
+        query = sa.select(*EVENT_COLUMNS).where(events.c.tenant_id == tenant_id, *_conditions(where))
+        query = query.order_by(events.c.sequence_number)
+
+        async def read(connection: AsyncConnection) -> list[EventFrame]:
+            rows: list[Mapping[str, Any]] = []
+            for part in await parts_of(connection, [session_id], tenant_id, after=where.after):
+                if len(rows) < limit:
+                    rows += await fetch(connection, query.where(part.holds).limit(limit - len(rows)))
+            return [frame_of(row) for row in rows]
+
+        return await with_connection(self._engine, read)
 
     async def latest_sequences(self, session_ids: Sequence[str]) -> Mapping[str, int]:
         query = sa.select(session_sequences.c.session_id, session_sequences.c.last_sequence)
@@ -162,8 +169,10 @@ class SqlSessionStore:
         session_counts = await _counts(connection, sessions, tenant_id)
         run_counts = await _counts(connection, runs, tenant_id)
         kept = session_sequences.c.last_sequence - session_sequences.c.pruned_count
-        stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0))
-        event_count = await connection.scalar(stored.where(session_sequences.c.tenant_id == tenant_id))
+        stored = sa.select(sa.func.coalesce(sa.func.sum(kept), 0)).where(session_sequences.c.tenant_id == tenant_id)
+        referred = sa.select(sa.func.coalesce(sa.func.sum(sessions.c.forked_at), 0))
+        not_stored = await connection.scalar(referred.where(sessions.c.tenant_id == tenant_id))
+        event_count = int(await connection.scalar(stored) or 0) - int(not_stored or 0)
         held = sa.select(sa.func.count()).where(run_leases.c.worker_id == workers.c.id).scalar_subquery()
         told = (workers.c[name] for name in ("id", "hostname", "pid", "slots", "draining"))
         alive = sa.select(*told, held.label("in_flight")).where(workers.c.lost_at.is_(None))
@@ -174,7 +183,7 @@ class SqlSessionStore:
         return FleetStats(
             sessions=session_counts,
             runs=run_counts,
-            events=int(event_count or 0),
+            events=event_count,
             workers=fleet,
             slots=sum(worker["slots"] for worker in fleet if not worker["draining"]),
             in_flight=sum(worker["in_flight"] for worker in fleet),

@@ -72,6 +72,7 @@ sessions = sa.Table(
     sa.Column("created_at", Instant, nullable=False),
     sa.Column("updated_at", Instant, nullable=False),
     sa.Column("deleted_at", Instant),
+    sa.Column("forked_at", sa.BigInteger),
 )
 
 runs = sa.Table(
@@ -138,6 +139,17 @@ session_sequences = sa.Table(
     sa.Column("updated_at", Instant),
     sa.Column("pruned_count", sa.BigInteger, nullable=False),
 )
+
+inherited_events = sa.Table(
+    "asm_inherited_events",
+    metadata,
+    sa.Column("session_id", sa.Text, primary_key=True),
+    sa.Column("first_sequence", sa.BigInteger, primary_key=True),
+    _tenant(),
+    sa.Column("last_sequence", sa.BigInteger, nullable=False),
+    sa.Column("source_session_id", sa.Text, nullable=False),
+)
+"""Where the events are that a fork's log begins with: a range of numbers each, of the session that wrote them."""
 
 session_runtime = sa.Table(
     "asm_session_runtime",

@@ -26,15 +26,26 @@ WAIT_BOUND_MS = 15_000
 """How long a claimable run may wait, and a dead worker's lease may stay (default fleet times: DESIGN §3)."""
 
 # A session's numbers are exactly 1..n and its counter is n; the primary key excludes doubles. Numbers that maintenance
-# pruned are missing, as many as the counter's row says, and never the last one.
+# pruned are missing, as many as the counter's row says, and never the last one. A fork's first numbers are those of the
+# events it refers to: without a hole, of sessions that have them.
 NUMBERS = """
 SELECT format('session %s: the counter is %s, stored are %s events from %s to %s, pruned %s', session_id,
               coalesce(c.last_sequence::text, 'missing'), coalesce(e.n, 0), e.low, e.high, c.pruned_count) AS what
   FROM (SELECT session_id, count(*) AS n, min(sequence_number) AS low, max(sequence_number) AS high
           FROM asm_events GROUP BY session_id) e
   FULL JOIN asm_session_sequences c USING (session_id)
- WHERE c.last_sequence IS DISTINCT FROM coalesce(e.n, 0) + coalesce(c.pruned_count, 0)
-    OR e.low < 1 OR c.last_sequence <> coalesce(e.high, 0)
+  LEFT JOIN asm_sessions s ON s.id = session_id
+ WHERE c.last_sequence IS DISTINCT FROM coalesce(e.n, 0) + coalesce(c.pruned_count, 0) + coalesce(s.forked_at, 0)
+    OR e.low <= coalesce(s.forked_at, 0) OR c.last_sequence <> coalesce(e.high, 0)
+UNION ALL
+SELECT format('session %s was forked at %s: it refers to %s events, up to number %s',
+              s.id, s.forked_at, coalesce(i.n, 0), coalesce(i.high, 0))
+  FROM asm_sessions s LEFT JOIN (
+    SELECT i.session_id, sum(i.last_sequence - i.first_sequence + 1) AS n, max(i.last_sequence) AS high,
+           bool_and(c.last_sequence >= i.last_sequence) AS is_there
+      FROM asm_inherited_events i LEFT JOIN asm_session_sequences c ON c.session_id = i.source_session_id
+     GROUP BY i.session_id) i ON i.session_id = s.id
+ WHERE s.forked_at IS DISTINCT FROM i.high OR s.forked_at <> i.n OR i.is_there IS NOT TRUE AND s.forked_at IS NOT NULL
 """
 
 # A terminal run has exactly one terminal event, the one of its status, and nothing of the run comes behind it.

@@ -25,6 +25,7 @@ from asm_core.stores.sql.tables import (
     artifacts,
     events,
     idempotency_keys,
+    inherited_events,
     run_leases,
     runs,
     session_runtime,
@@ -35,7 +36,9 @@ from asm_core.stores.sql.tables import (
 MAX_CHOICES = 10_000
 """Ids in one condition; a database takes some 30,000 parameters in a statement."""
 
-_OF_A_SESSION = (events, runs, run_leases, artifacts, idempotency_keys, session_sequences, session_runtime)
+_OF_A_SESSION = (
+    events, runs, run_leases, artifacts, idempotency_keys, session_sequences, session_runtime, inherited_events,
+)  # fmt: skip
 """What goes with a session when it is deleted; its audit log stays."""
 
 
@@ -137,9 +140,12 @@ async def _stored(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, 
 
 
 async def delete_session(connection: AsyncConnection, session_id: str, tenant_id: str) -> None:
-    """With everything that belongs to it."""
+    """With everything that belongs to it. Raises AsmError `invalid_operation`: a fork's log begins with its events."""
     lock = sa.select(session_runtime.c.session_id).where(session_runtime.c.session_id == session_id).with_for_update()
     await connection.execute(lock)
+    referring = (inherited_events.c.source_session_id == session_id, inherited_events.c.tenant_id == tenant_id)
+    if await connection.scalar(sa.select(sa.exists().where(*referring))):
+        raise refusals.has_forks(session_id)
     for table in _OF_A_SESSION:
         mine = (table.c.session_id == session_id, table.c.tenant_id == tenant_id)
         await connection.execute(sa.delete(table).where(*mine))
