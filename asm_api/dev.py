@@ -36,6 +36,10 @@ POLL_S = 0.1
 PR_SET_PDEATHSIG = 1
 
 
+CHOOSABLE = ("ASM_SHELL_ENABLED", "ASM_TRUSTED_SUBMITTERS", "ASM_AGENTS_DIR", "ASM_DRAIN_TIMEOUT_MS")
+"""Settings of ours that the environment may set otherwise."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevOptions:
     data_dir: Path
@@ -181,12 +185,12 @@ class Stack:
             "ASM_DATABASE_URL": self.database_url,
             "ASM_REDIS_URL": self.redis_url,
             "ASM_SHELL_ENABLED": "1",
+            "ASM_TRUSTED_SUBMITTERS": "1",
+            "ASM_AGENTS_DIR": str(self._options.data_dir / "agents"),
             "ASM_DRAIN_TIMEOUT_MS": str(DRAIN_MS),
             "FLOWER_UNAUTHENTICATED_API": "true",
         }
-        chosen = {
-            name: os.environ[name] for name in ("ASM_SHELL_ENABLED", "ASM_DRAIN_TIMEOUT_MS") if name in os.environ
-        }
+        chosen = {name: os.environ[name] for name in CHOOSABLE if name in os.environ}
         return os.environ | ours | chosen | self._options.environment
 
     def _until_ready(self) -> None:

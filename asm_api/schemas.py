@@ -93,6 +93,9 @@ class SubmitRequest(Request):
         Field(default_factory=dict)
     )
     """Bounds of the conversation that is handed on; the newest messages stay."""
+    provider_options: JsonObject = Field(default_factory=dict)
+    """`system_prompt, permission_mode, max_turns, max_tokens, reasoning_effort, allowed_tools, denied_tools,
+    output_schema`; for trusted submitters also `mcp_servers, cwd, sdk_opts` and the widest permission modes."""
     metadata: JsonObject = Field(default_factory=dict)
 
     def run_request(self) -> RunRequest:

@@ -6,6 +6,8 @@ Every wait, buffer and bound of the system has its name here.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -66,6 +68,10 @@ class RunLimits:
     """For an adapter to stop; then the run ends without it."""
     idle_timeout_s: float = 600.0
     """Without any provider event."""
+    retries: int = 2
+    """Of a provider's request that failed before its first event, where another try may help."""
+    max_retry_wait_s: float = 30.0
+    """Before such a repetition; a provider that asks for more fails the run at once."""
 
 
 RedactionPattern = str | tuple[str, str]
@@ -173,6 +179,29 @@ class LibraryOptions(BaseModel):
         return value
 
 
+@dataclass(frozen=True, slots=True)
+class ProviderAccess:
+    """How a provider is reached; None: its SDK's own default."""
+
+    base_url: str | None = None
+    api_key: SecretStr | None = None
+    model: str | None = None
+
+    @property
+    def key(self) -> str | None:
+        return self.api_key.get_secret_value() if self.api_key else None
+
+
+VENDOR_VARIABLES: Mapping[str, Mapping[str, str]] = {
+    "anthropic": {"base_url": "ANTHROPIC_BASE_URL", "api_key": "ANTHROPIC_API_KEY"},
+    "openai": {"base_url": "OPENAI_BASE_URL", "api_key": "OPENAI_API_KEY"},
+    "claude": {"base_url": "ANTHROPIC_BASE_URL", "api_key": "ANTHROPIC_API_KEY"},
+    "codex": {"base_url": "OPENAI_BASE_URL", "api_key": "OPENAI_API_KEY"},
+    "amp": {"base_url": "AMP_URL", "api_key": "AMP_API_KEY"},
+}
+"""What counts where our own variable is unset."""
+
+
 class Settings(BaseSettings, LibraryOptions):
     """Source: DESIGN §8; `asm doctor` prints what is in force."""
 
@@ -235,6 +264,49 @@ class Settings(BaseSettings, LibraryOptions):
     shutdown_timeout_s: int = Field(5, ge=1)
     """For open requests when an API process ends."""
 
+    anthropic_base_url: str | None = None
+    """Of the Anthropic API; `ANTHROPIC_BASE_URL` when unset."""
+    anthropic_api_key: SecretStr | None = None
+    """For the Anthropic API; `ANTHROPIC_API_KEY` when unset. Only workers need it."""
+    anthropic_model: str | None = None
+    """Of runs and sessions that name none."""
+    openai_base_url: str | None = None
+    """Of the OpenAI API, or a server that speaks its protocol; `OPENAI_BASE_URL` when unset."""
+    openai_api_key: SecretStr | None = None
+    """For the OpenAI API; `OPENAI_API_KEY` when unset. Only workers need it."""
+    openai_model: str | None = None
+    """Of runs and sessions that name none."""
+    claude_base_url: str | None = None
+    """Of the Claude agent; `ANTHROPIC_BASE_URL` when unset."""
+    claude_api_key: SecretStr | None = None
+    """For the Claude agent; `ANTHROPIC_API_KEY` when unset. Only workers need it."""
+    claude_model: str | None = None
+    """Of runs and sessions that name none."""
+    codex_base_url: str | None = None
+    """Of the Codex agent; `OPENAI_BASE_URL` when unset."""
+    codex_api_key: SecretStr | None = None
+    """For the Codex agent; `OPENAI_API_KEY` when unset. Only workers need it."""
+    codex_model: str | None = None
+    """Of runs and sessions that name none."""
+    amp_base_url: str | None = None
+    """Of the Amp agent; `AMP_URL` when unset."""
+    amp_api_key: SecretStr | None = None
+    """For the Amp agent; `AMP_API_KEY` when unset. Only workers need it."""
+    amp_model: str | None = None
+    """Of runs and sessions that name none."""
+    provider_retries: int = Field(2, ge=0, le=10)
+    """Repetitions of a provider's request that failed before its first event, where another try may help."""
+    provider_retry_max_wait_ms: int = Field(30_000, ge=0)
+    """The longest wait before such a repetition; a provider that asks for more fails the run at once."""
+    agents_dir: Path = Path("~/.asm/agents")
+    """Where agents that are programs have their homes and folders, one of each per session."""
+    artifacts_url: str = ""
+    """Where artifacts and the providers' own session files are kept: `file:///folder`, or `s3://bucket/prefix` where
+    workers run on several machines; the folder `artifacts` beside `agents_dir` when empty."""
+
+    trusted_submitters: bool = False
+    """Whether API submitters may choose what acts on a worker's machine: `mcp_servers`, `cwd`, `sdk_opts`, and the
+    permission modes `full_auto` and `dangerously_skip_permissions`."""
     shell_enabled: bool = False
     """Whether API submitters may use the shell provider."""
     shell_cwd: Path = Path()
@@ -274,7 +346,27 @@ class Settings(BaseSettings, LibraryOptions):
         """What this installation was given itself: no text may repeat it, whatever it looks like."""
         passwords = (urlsplit(url).password for url in (self.database_url, self.redis_url, self.broker_url))
         given = {self.api_key.get_secret_value() if self.api_key else None, *passwords}
+        given |= {self.provider_access(name).key for name in VENDOR_VARIABLES}
         return tuple(sorted(spelling for value in given if value for spelling in {value, unquote(value)}))
+
+    def provider_access(self, name: str) -> ProviderAccess:
+        """Our own variables before the vendor's."""
+        vendors = VENDOR_VARIABLES[name]
+        key = os.environ.get(vendors["api_key"])
+        return ProviderAccess(
+            base_url=getattr(self, f"{name}_base_url") or os.environ.get(vendors["base_url"]) or None,
+            api_key=getattr(self, f"{name}_api_key") or (SecretStr(key) if key else None),
+            model=getattr(self, f"{name}_model"),
+        )
+
+    @property
+    def artifacts_location(self) -> str:
+        """The URL of the artifact store in force."""
+        return self.artifacts_url or (self.agents_folder.parent / "artifacts").as_uri()
+
+    @property
+    def agents_folder(self) -> Path:
+        return self.agents_dir.expanduser().absolute()
 
     @property
     def times(self) -> FleetTimes:
@@ -296,7 +388,12 @@ class Settings(BaseSettings, LibraryOptions):
 
     @property
     def run_limits(self) -> RunLimits:
-        return RunLimits(cancel_grace_s=self.cancel_grace_ms / 1000, idle_timeout_s=self.run_idle_timeout_ms / 1000)
+        return RunLimits(
+            cancel_grace_s=self.cancel_grace_ms / 1000,
+            idle_timeout_s=self.run_idle_timeout_ms / 1000,
+            retries=self.provider_retries,
+            max_retry_wait_s=self.provider_retry_max_wait_ms / 1000,
+        )
 
     @property
     def limiter(self) -> str | None:

@@ -19,6 +19,7 @@ from asm_core.domain.session import DEFAULT_TENANT
 from asm_core.manager.continuity import Conversations
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
+from asm_core.manager.provider_files import RememberedFiles
 from asm_core.manager.runner import Runner
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
@@ -192,6 +193,7 @@ async def open_manager(
             publisher=publisher,
             wakeups=worker,
             adapter_of=adapter_of,
+            files_of=RememberedFiles().of,
             prices=price_list(chosen.pricing_table),
             redactor=redactor,
             limits=run_limits or RunLimits(),

@@ -4,23 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cache
 
 from celery import Celery
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.background import background
 from asm_core.bus.redis import RedisBus
 from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError
+from asm_core.domain.lease import Lease
 from asm_core.manager.continuity import Conversations
+from asm_core.manager.provider_files import kept_as_artifacts
 from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
 from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
+from asm_core.ports.artifacts import ArtifactStore
 from asm_core.providers import build_providers
+from asm_core.stores.artifacts.opening import open_artifact_store
+from asm_core.stores.artifacts.registering import RegisteringArtifactStore
+from asm_core.stores.artifacts.registry import ArtifactRegistry
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
 from asm_core.stores.sql.store import SqlSessionStore
@@ -134,7 +142,8 @@ async def _open_deps(
     clock = SystemClock()
     writer = await stack.enter_async_context(EventWriter(queue, publisher, settings.event_limits, clock).running())
     wakeups = CeleryWakeups(settings, broker, app)
-    store = SqlSessionStore(open_engine(settings.database_url, application_name=APPLICATION))
+    engine = open_engine(settings.database_url, application_name=APPLICATION)
+    store = SqlSessionStore(engine)
     stack.push_async_callback(store.close)
     damper = Damper(settings, wakeups)
     stack.push_async_callback(damper.close)
@@ -150,6 +159,7 @@ async def _open_deps(
             publisher=publisher,
             wakeups=wakeups,
             adapter_of=providers.get,
+            files_of=kept_as_artifacts(_artifacts(settings, engine)),
             prices=price_list(settings.pricing_table),
             redactor=settings.redactor,
             limits=settings.run_limits,
@@ -162,3 +172,15 @@ async def _open_deps(
         task_events=TaskEvents(app, broker, node),
         clock=clock,
     )
+
+
+def _artifacts(settings: Settings, engine: AsyncEngine) -> Callable[[Lease], ArtifactStore]:
+    """The installation's artifact store, opened when it is needed first, in the name of a lease's holder."""
+    blobs, registry = cache(lambda: open_artifact_store(settings.artifacts_location)), ArtifactRegistry(engine)
+
+    def artifacts_of(lease: Lease) -> ArtifactStore:
+        return RegisteringArtifactStore(
+            blobs(), registry, lease.tenant_id, session_id=lease.session_id, run_id=lease.run_id, fence=lease.fence
+        )
+
+    return artifacts_of

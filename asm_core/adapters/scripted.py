@@ -17,6 +17,7 @@ from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode, valid_code
 from asm_core.domain.event import EventType
 from asm_core.domain.messages import check_messages, input_messages
+from asm_core.domain.provider_options import ProviderOptions
 from asm_core.ports.provider import Completion, Execution, RawEvent
 
 Step = Mapping[str, Any]
@@ -55,6 +56,9 @@ class ScriptedAdapter:
             raise _invalid("input.script", f"must be a list of steps, not {type(script).__name__}")
         for index, step in enumerate(script):
             _check_step(step, f"input.script.{index}", self._allow_crash)
+
+    def validate_options(self, options: ProviderOptions) -> None:
+        """Takes them all, and needs none."""
 
     async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
         given = execution.run.input or {}

@@ -18,6 +18,7 @@ from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.messages import check_messages, input_messages
+from asm_core.domain.provider_options import ProviderOptions
 from asm_core.domain.run import MAX_TIMEOUT_MS
 from asm_core.ports.provider import Completion, Execution, RawEvent
 from asm_core.process import CommandResult, Limits, clean_env, launch
@@ -94,6 +95,9 @@ class ShellAdapter:
 
     def validate_input(self, value: Mapping[str, Any]) -> None:
         self._judged(value)
+
+    def validate_options(self, options: ProviderOptions) -> None:
+        """A command knows none of them; its bounds are this provider's own."""
 
     async def execute(self, execution: Execution) -> AsyncGenerator[Item, None]:
         request = self._judged(execution.run.input or {})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -55,9 +56,14 @@ class RunResult:
                 self.tool_calls.append(_tool_call(data))
 
     def _remember_provider(self, data: Any) -> None:
-        handle = data.get("provider_session_id") or data.get("session_id") or data.get("thread_id")
-        found = {"provider_session_id": handle, "model": data.get("model"), "tools": data.get("tools")}
+        found = {"provider_session_id": provider_handle(data), "model": data.get("model"), "tools": data.get("tools")}
         self.provider_metadata |= {key: value for key, value in found.items() if value is not None}
+
+
+def provider_handle(data: Mapping[str, Any]) -> str | None:
+    """The provider's name of its own session, as a `run_started` tells it."""
+    handle = data.get("provider_session_id") or data.get("session_id") or data.get("thread_id")
+    return handle if isinstance(handle, str) else None
 
 
 def _tool_call(data: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import timestamp_text, to_jsonable
 from asm_core.domain.lifecycle import TERMINAL_RUNS, RunStatus
+from asm_core.domain.provider_options import NO_OPTIONS, ProviderOptions
 from asm_core.domain.session import (
     DEFAULT_TENANT,
     optional_datetime,
@@ -60,6 +61,7 @@ class RunOptions:
     continuation: Continuation = Continuation.NONE
     continuation_opts: Mapping[str, int] = field(default_factory=dict)
     """Bounds of the conversation that is handed on, as of `transcript.Budget`."""
+    provider_options: ProviderOptions = NO_OPTIONS
 
     def to_map(self) -> dict[str, Any]:
         return {
@@ -71,6 +73,7 @@ class RunOptions:
             "on_worker_lost": str(self.on_worker_lost),
             "continuation": str(self.continuation),
             "continuation_opts": dict(self.continuation_opts),
+            "provider_options": to_jsonable(self.provider_options.to_map()),
         }
 
     @classmethod
@@ -79,6 +82,7 @@ class RunOptions:
         words = {
             "on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail")),
             "continuation": Continuation(known.get("continuation", "none")),
+            "provider_options": ProviderOptions.from_map(known.get("provider_options") or {}),
         }
         return cls(**known | words)
 

@@ -22,6 +22,7 @@ from asm_core.domain.provider_error import normalize_error
 from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
+from asm_core.manager.retries import Retries
 from asm_core.manager.signals import RunSignals, StopCause
 from asm_core.pipeline import ingest, ingest_end
 from asm_core.pipeline.context import RunContext
@@ -84,21 +85,32 @@ async def _pump(attempt: Attempt, ctx: RunContext, result: RunResult, limits: Ru
         await _store(raw, ctx, attempt.writer, result)
     loop = asyncio.get_running_loop()
     try:
-        async with (
-            asyncio.timeout(limits.idle_timeout_s) as idle,
-            aclosing(attempt.adapter.execute(attempt.execution)) as stream,
-        ):
-            async for item in stream:
-                if isinstance(item, Completion):
-                    return item
-                await _store(item, ctx, attempt.writer, result)
-                idle.reschedule(loop.time() + limits.idle_timeout_s)
+        async with asyncio.timeout(limits.idle_timeout_s) as idle:
+
+            async def tell(error: AsmError, wait_s: float) -> None:
+                await _store(_retried(error, wait_s), ctx, attempt.writer, result)
+                idle.reschedule(loop.time() + wait_s + limits.idle_timeout_s)
+
+            item, stream = await Retries(limits, ctx.clock, tell).open(attempt.adapter, attempt.execution)
+            async with aclosing(stream):
+                while item is not None:
+                    if isinstance(item, Completion):
+                        return item
+                    await _store(item, ctx, attempt.writer, result)
+                    idle.reschedule(loop.time() + limits.idle_timeout_s)
+                    item = await anext(stream, None)
     except TimeoutError as cause:
         if not idle.expired():
             raise
         message = f"the provider {attempt.adapter.name} was silent for {limits.idle_timeout_s:g} s"
         raise AsmError(ErrorCode.PROVIDER_TIMEOUT, message, details={"reason": "idle"}) from cause
     raise AsmError(ErrorCode.PROVIDER_ERROR, f"the provider {attempt.adapter.name} ended its stream without a result")
+
+
+def _retried(error: AsmError, wait_s: float) -> RawEvent:
+    """A failure that does not end the run."""
+    data = error.to_event_data() | {"will_retry": True, "retry_in_ms": round(wait_s * 1000)}
+    return RawEvent(EventType.ERROR_OCCURRED, data)
 
 
 async def _store(raw: RawEvent, ctx: RunContext, writer: RunWriter, result: RunResult) -> None:

@@ -7,20 +7,24 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple, TypeVar
 
 from asm_core.config import RunLimits
-from asm_core.domain.errors import AsmError
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.pricing import PriceList
+from asm_core.domain.provider_options import NO_OPTIONS, ProviderOptions
 from asm_core.domain.redaction import Redactor
-from asm_core.domain.run import RunOutcome
-from asm_core.manager.continuity import Conversations
+from asm_core.domain.run import Run, RunOutcome
+from asm_core.domain.session import Session
+from asm_core.domain.tool import ToolUse, Verdict, judge
+from asm_core.manager.continuity import NOTHING, Continued, Conversations
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
 from asm_core.pipeline.patience import patiently
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.clock import Clock
-from asm_core.ports.provider import Execution, ProviderAdapter
-from asm_core.ports.queue import Claimed, RunQueue
+from asm_core.ports.provider import Execution, Gate, ProviderAdapter, ProviderFiles, can_resume
+from asm_core.ports.queue import Claimed, RunQueue, Started
 from asm_core.ports.wakeups import Wakeups
 
 T = TypeVar("T")
@@ -37,6 +41,7 @@ class Runner:
     """
     Args:
         adapter_of: a provider's adapter by name; raises `validation_error` for an unknown one.
+        files_of: where a provider, by name, keeps its own session for the holder of a lease.
         outage_tolerance_s: how long a run waits for a store that does not answer.
     """
 
@@ -46,6 +51,7 @@ class Runner:
     publisher: Publisher
     wakeups: Wakeups
     adapter_of: Callable[[str], ProviderAdapter]
+    files_of: Callable[[Lease, str], ProviderFiles]
     prices: PriceList
     redactor: Redactor
     limits: RunLimits
@@ -80,10 +86,41 @@ class Runner:
         started = await self._patiently(lambda: self.queue.start(claim.lease))
         on_started()
         run = replace(claim.run, attempt=started.attempt)
-        transcript = await self._patiently(lambda: self.conversations.before(run))
-        attempt = Attempt(
+        resumes = can_resume(adapter)
+        try:
+            before = await self._patiently(lambda: self.conversations.continued(run, claim.session, resumes=resumes))
+        except AsmError as error:
+            if error.code is not ErrorCode.INVALID_OPERATION:
+                raise
+            return self.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
+        outcome = await execute_run(
+            self._attempt(claim, run, started, adapter, before, signals), self.limits, self.clock
+        )
+        return _with_report(outcome, before)
+
+    def _attempt(
+        self,
+        claim: Claimed,
+        run: Run,
+        started: Started,
+        adapter: ProviderAdapter,
+        before: Continued,
+        signals: RunSignals,
+    ) -> Attempt:
+        assert run.options is not None
+        said = run.options.provider_options.over(_said_by(claim.session))
+        return Attempt(
             execution=Execution(
-                run=run, session=claim.session, attempt=started.attempt, model=options.model, transcript=transcript
+                run=run,
+                session=claim.session,
+                attempt=started.attempt,
+                model=run.options.model,
+                options=said,
+                transcript=before.transcript,
+                resume=before.resume,
+                was_cut=before.was_cut,
+                files=self.files_of(claim.lease, adapter.name),
+                gate=_gate(said),
             ),
             started=started,
             adapter=adapter,
@@ -92,7 +129,27 @@ class Runner:
             prices=self.prices,
             redactor=self.redactor,
         )
-        return await execute_run(attempt, self.limits, self.clock)
 
     async def _patiently(self, call: Callable[[], Awaitable[T]]) -> T:
         return await patiently(call, self.outage_tolerance_s, self.clock)
+
+
+def _said_by(session: Session) -> ProviderOptions:
+    """What the session asks of all its runs."""
+    prompt = session.context.get("system_prompt")
+    return ProviderOptions(system_prompt=prompt) if isinstance(prompt, str) and prompt else NO_OPTIONS
+
+
+def _gate(options: ProviderOptions) -> Gate:
+    async def gate(use: ToolUse) -> Verdict:
+        return judge(use, options)
+
+    return gate
+
+
+def _with_report(outcome: RunOutcome, before: Continued) -> RunOutcome:
+    """How the run went on from what was said before, kept with the run."""
+    if before is NOTHING:
+        return outcome
+    report = before.report(outcome.provider_metadata.get("provider_session_id"))
+    return replace(outcome, provider_metadata={**outcome.provider_metadata, "continuation": report})

@@ -15,12 +15,13 @@ from typing import Any
 from asm_core.clock import new_id
 from asm_core.domain import ids
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.provider_options import ProviderOptions, check_trusted
 from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, Continuation, OnWorkerLost, RunOptions
 from asm_core.domain.session import Session
 from asm_core.domain.transcript import Budget
 from asm_core.pipeline.publish import Publisher
-from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.provider import ProviderAdapter, can_resume
 from asm_core.ports.queue import RunQueue, Submission, Submitted
 from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
@@ -48,6 +49,8 @@ class RunRequest:
     """`none`, `auto`, `replay` or `native`; true means auto."""
     continuation_opts: Mapping[str, int] = field(default_factory=dict)
     """`max_messages`, `max_chars`, `max_tokens_approx`."""
+    provider_options: Mapping[str, Any] = field(default_factory=dict)
+    """As of `ProviderOptions`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,6 +61,7 @@ class Submitter:
         adapter_of: a provider's adapter by name; raises `validation_error` for an unknown or forbidden one.
         max_input_bytes: size limit of a run's input as JSON.
         redactor: for everything that is stored of a request.
+        trusts_submitters: whether they may choose what lets them act on a worker's machine.
     """
 
     queue: RunQueue
@@ -67,6 +71,7 @@ class Submitter:
     adapter_of: Callable[[str], ProviderAdapter]
     max_input_bytes: int
     redactor: Redactor = REDACTOR
+    trusts_submitters: bool = True
 
     async def submit(
         self,
@@ -107,7 +112,7 @@ class Submitter:
             session_id=session.id,
             tenant_id=session.tenant_id,
             input=self.redactor.value(request.input),
-            options=replace(options, model=self.redactor.value(options.model)),
+            options=self._storable(options),
             metadata=self.redactor.value(request.metadata),
             idempotency_key=self._storable_key(key),
             request_hash=request_hash(*asked) if key is not None else None,
@@ -118,6 +123,10 @@ class Submitter:
         self.publisher.publish(submitted.events)
         self.wakeups.wake(submitted.wake)
         return submitted
+
+    def _storable(self, options: RunOptions) -> RunOptions:
+        said = ProviderOptions.from_map(self.redactor.value(options.provider_options.to_map()))
+        return replace(options, model=self.redactor.value(options.model), provider_options=said)
 
     def _storable_key(self, key: str | None) -> str | None:
         """A key that is a secret is kept as its digest: redacted, it could be taken for another."""
@@ -130,7 +139,12 @@ class Submitter:
             message = f"the input has {size} bytes, the limit is {self.max_input_bytes}"
             raise AsmError(ErrorCode.PAYLOAD_TOO_LARGE, message, details={"field": "input"})
         provider = request.provider or session.provider or DEFAULT_PROVIDER
-        self.adapter_of(provider).validate_input(request.input)
+        adapter = self.adapter_of(provider)
+        adapter.validate_input(request.input)
+        provider_options = ProviderOptions.from_map(request.provider_options)
+        if not self.trusts_submitters:
+            check_trusted(provider_options)
+        adapter.validate_options(provider_options)
         return RunOptions(
             provider=provider,
             model=request.model or session.model,
@@ -138,8 +152,9 @@ class Submitter:
             queue_timeout_ms=_within(request.queue_timeout_ms, "queue_timeout_ms", MAX_TIMEOUT_MS),
             max_attempts=_attempts(request),
             on_worker_lost=OnWorkerLost(request.on_worker_lost),
-            continuation=_continuation(request.continuation, provider),
+            continuation=_continuation(request.continuation, adapter),
             continuation_opts=_continuation_opts(request.continuation_opts),
+            provider_options=provider_options,
         )
 
 
@@ -160,12 +175,12 @@ def _attempts(request: RunRequest) -> int:
     return attempts or (DEFAULT_REPEATS if repeats else 1)
 
 
-def _continuation(value: str | bool | None, provider: str) -> Continuation:
+def _continuation(value: str | bool | None, adapter: ProviderAdapter) -> Continuation:
     name = {None: "none", False: "none", True: "auto"}.get(value, value) if not isinstance(value, str) else value
     if name not in Continuation._value2member_map_:
         raise _invalid("continuation", f"must be one of {', '.join(Continuation)}, not {value!r}")
-    if name == Continuation.NATIVE:
-        message = f"the provider {provider} cannot resume its own sessions"
+    if name == Continuation.NATIVE and not can_resume(adapter):
+        message = f"the provider {adapter.name} cannot resume its own sessions"
         raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"field": "continuation"})
     return Continuation(str(name))
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
 from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError
+from asm_core.domain.provider_options import NO_OPTIONS, ProviderOptions
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
+from asm_core.domain.tool import ALLOWED, ToolResult, ToolSpec, ToolUse, Verdict
 from asm_core.domain.transcript import Transcript
 
 
@@ -41,6 +43,34 @@ class Completion:
     """Set when the run failed although there is output to keep (a command that exits non-zero)."""
 
 
+class ProviderFiles(Protocol):
+    """
+    What a provider keeps of its own session, for another worker to resume it; one place per session and provider.
+
+    Raises (every method): AsmError `storage_error`, `storage_connection_failed`.
+    """
+
+    async def load(self, name: str) -> bytes | None: ...
+
+    async def save(self, name: str, data: bytes) -> None: ...
+
+
+class ToolSource(Protocol):
+    """Tools that run in this process, or that it reaches."""
+
+    async def specs(self) -> Sequence[ToolSpec]: ...
+
+    async def call(self, name: str, input: Mapping[str, Any]) -> ToolResult:
+        """What the tool answers; its failure is a result too. Raises nothing but cancellation."""
+
+
+Gate = Callable[[ToolUse], Awaitable[Verdict]]
+
+
+async def allow_all(_use: ToolUse) -> Verdict:
+    return ALLOWED
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Execution:
     """One attempt at one run."""
@@ -50,8 +80,27 @@ class Execution:
     attempt: int
     """From 1."""
     model: str | None = None
+    options: ProviderOptions = NO_OPTIONS
+    """The run's, over what its session says."""
     transcript: Transcript | None = None
     """What was said before in the session, for a run that goes on from it; the run's own input is not in it."""
+    resume: str | None = None
+    """The provider's own session that the run resumes. With a transcript beside it, an adapter that finds the session
+    gone goes on from that; without one the run fails."""
+    was_cut: bool = False
+    """`resume` is the session of a dead attempt of this very run, which was given the run's input already."""
+    files: ProviderFiles | None = None
+    """Where the provider's own session is kept between runs, which may be executed on different machines."""
+    gate: Gate = allow_all
+    """Asked before each use of a tool."""
+
+
+NATIVE_RESUME = "native_resume"
+"""Name of the capability to resume one's own sessions."""
+
+
+def can_resume(adapter: ProviderAdapter) -> bool:
+    return any(capability.name == NATIVE_RESUME and capability.enabled for capability in adapter.capabilities())
 
 
 class ProviderAdapter(Protocol):
@@ -73,6 +122,14 @@ class ProviderAdapter(Protocol):
 
         Raises:
             AsmError: `invalid_input`, `validation_error`, `policy_violation`.
+        """
+
+    def validate_options(self, options: ProviderOptions) -> None:
+        """
+        Checks at submit whether the provider can do what is asked for: a bound is never ignored in silence.
+
+        Raises:
+            AsmError: `capability_not_supported`, `validation_error`, naming the option.
         """
 
     def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:

@@ -9,7 +9,6 @@ import pytest
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.lease import Lease
 from asm_core.domain.lifecycle import RunStatus
-from asm_core.domain.run import Continuation, RunOptions
 from asm_core.domain.transcript import Transcript
 from asm_core.manager import continuity
 from asm_core.manager.continuity import Conversations
@@ -30,10 +29,7 @@ SAYINGS = (
 
 
 async def heard(conversations: Conversations, session_id: str) -> Transcript:
-    run = a_run(session_id=session_id, options=RunOptions(provider="scripted", continuation=Continuation.AUTO))
-    transcript = await conversations.before(run)
-    assert transcript is not None
-    return transcript
+    return await conversations.before(a_run(session_id=session_id))
 
 
 async def written(world: World, session_id: str, unfinished: set[str]) -> Transcript:
