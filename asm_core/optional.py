@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib import import_module
 from types import ModuleType
+from typing import NoReturn
 
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -29,3 +30,26 @@ def require(module: str, extra: str, *, operation: str = "import") -> ModuleType
             f"{operation} needs the package {package}: pip install 'agent-session-manager[{extra}]'",
             details={"dependency": package, "module": module, "operation": operation},
         ) from cause
+
+
+class Absent:
+    """
+    Stands in for a name of a package that is not there, so that modules which mention it are imported all the same.
+    Calling it, deriving from it and asking it for anything raise what `require` raises.
+
+    Args: as `require`.
+    """
+
+    def __init__(self, module: str, extra: str, *, operation: str) -> None:
+        self._needed = (module, extra, operation)
+
+    def __call__(self, *_: object, **__: object) -> NoReturn:
+        self._refuse()
+
+    def __getattr__(self, name: str) -> NoReturn:
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        module, extra, operation = self._needed
+        require(module, extra, operation=operation)
+        raise AssertionError(f"{module} is there after all")

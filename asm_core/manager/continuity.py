@@ -109,7 +109,7 @@ class Conversations:
         return provider_handle(loads(started[-1].body)["data"]) if started else None
 
     async def _handle(self, run: Run, session: Session) -> str | None:
-        """The provider's session, if the run that ended last used it: then it holds everything that was said."""
+        """The provider's session, if it holds everything that was said: that is up to the run that ended last."""
         options = run.options
         known = session.metadata.get("provider_sessions", {}).get(options.provider if options else None) or {}
         handle = known.get("provider_session_id")
@@ -120,7 +120,9 @@ class Conversations:
         last = max(ended, key=lambda other: (other.ended_at, other.id), default=None)
         if last is None or last.provider_metadata.get("provider_session_id") != handle:
             return None
-        return str(handle)
+        is_first = len(ended) == 1 and page.cursor is None and session.forked_at is None
+        went_on = last.options is not None and last.options.continuation is not Continuation.NONE
+        return str(handle) if is_first or went_on else None
 
     async def _nothing_to_resume(self, run: Run) -> Continued:
         """Fine for a session in which nothing was said yet."""

@@ -21,6 +21,11 @@ from tests.builders import World, a_session, an_outcome
 from tests.conformance.conftest import OpenWorld
 
 
+@pytest.fixture(params=["memory", "sqlite", "postgres", "resources_sqlite", "resources_postgres"])
+def store_name(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
 @pytest.fixture
 async def world(open_any: OpenWorld) -> AsyncIterator[World]:
     """Written to past the queue's rules, so it need not end sound."""
@@ -34,7 +39,7 @@ def store(world: World) -> SessionStore:
 
 
 class TestSessionStore(SessionStoreContract):
-    """Memory, SQLite, Postgres."""
+    """Memory, SQLite, Postgres; on the tables, and on the models of an application with columns of its own."""
 
 
 async def test_a_session_that_is_saved_again_keeps_its_queue(world: World, store: SessionStore) -> None:

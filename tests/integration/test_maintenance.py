@@ -26,10 +26,12 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionVerb
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
+from asm_core.resources import ResourceMaintenance
 from asm_core.stores.sql.engine import open_engine
 from asm_core.stores.sql.maintenance import SqlMaintenance
 from asm_core.stores.sql.verify import verify_database
 from tests.builders import NOW, World, an_outcome, open_world
+from tests.fixtures.resources import extended_domain
 
 TENANT = "default"
 GUARD_S = 10.0
@@ -44,9 +46,10 @@ async def engine(database_url: str) -> AsyncIterator[AsyncEngine]:
     await opened.dispose()
 
 
-@pytest.fixture
-def maintenance(engine: AsyncEngine) -> SqlMaintenance:
-    return SqlMaintenance(engine)
+@pytest.fixture(params=["tables", "resources"])
+async def maintenance(engine: AsyncEngine, request: pytest.FixtureRequest) -> SqlMaintenance:
+    """Resources: of an application with columns of its own."""
+    return SqlMaintenance(engine) if request.param == "tables" else ResourceMaintenance(await extended_domain(engine))
 
 
 @pytest.fixture

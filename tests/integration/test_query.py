@@ -21,6 +21,7 @@ from asm_core.ports.query import (
     SessionSearch,
     UsageSearch,
 )
+from asm_core.resources import ResourceQueryAPI
 from asm_core.stores.sql import query as sql_query
 from asm_core.stores.sql.dialect import PostgresDialect
 from asm_core.stores.sql.engine import open_engine, sqlalchemy_url
@@ -28,6 +29,7 @@ from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.transactions import snapshot
 from asm_core.testing.contracts.query_api import as_one, ids
 from tests.builders import NOW, World, an_outcome
+from tests.fixtures.resources import extended_domain
 
 TENANT = "default"
 HOUR = timedelta(hours=1)
@@ -41,9 +43,10 @@ async def engine(world: World) -> AsyncIterator[AsyncEngine]:
     await opened.dispose()
 
 
-@pytest.fixture
-def query(engine: AsyncEngine) -> SqlQueryAPI:
-    return SqlQueryAPI(engine)
+@pytest.fixture(params=["tables", "resources"])
+async def query(engine: AsyncEngine, request: pytest.FixtureRequest) -> SqlQueryAPI:
+    """Resources: of an application with columns of its own."""
+    return SqlQueryAPI(engine) if request.param == "tables" else ResourceQueryAPI(await extended_domain(engine))
 
 
 async def sessions_of_hours(world: World, how_many: int, **fields: Any) -> list[str]:

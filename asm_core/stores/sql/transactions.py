@@ -37,7 +37,7 @@ _UNMIGRATED = ("42P01", "42703", "42883")
 T = TypeVar("T")
 Work = Callable[[AsyncConnection], Awaitable[T]]
 
-_turns: WeakKeyDictionary[sa.Engine, asyncio.Lock] = WeakKeyDictionary()
+_turns: WeakKeyDictionary[sa.Pool, asyncio.Lock] = WeakKeyDictionary()
 
 
 async def with_connection(engine: AsyncEngine, work: Work[T]) -> T:
@@ -172,7 +172,7 @@ async def _begun_on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnecti
 
 @asynccontextmanager
 async def _begun_on_sqlite(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with _turns.setdefault(engine.sync_engine, asyncio.Lock()), engine.connect() as connection:
+    async with _turns.setdefault(engine.pool, asyncio.Lock()), engine.connect() as connection:
         await connection.exec_driver_sql("BEGIN IMMEDIATE")
         try:
             yield connection

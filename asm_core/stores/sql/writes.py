@@ -8,7 +8,7 @@ row, the session, the run, the counters in session order.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from itertools import count
 from typing import Any
 
@@ -42,35 +42,68 @@ _OF_A_SESSION = (
 """What goes with a session when it is deleted; its audit log stays."""
 
 
-async def save_session(connection: AsyncConnection, dialect: Dialect, row: Row, bounds: Row) -> None:
-    """Raises AsmError `already_exists`: the id is another tenant's."""
-    is_mine = await _replace(connection, dialect, session_runtime, "session_id", bounds)
-    if not is_mine or not await _replace(connection, dialect, sessions, "id", row):
+async def save_session(
+    connection: AsyncConnection,
+    dialect: Dialect,
+    row: Row,
+    bounds: Row,
+    *,
+    table: sa.Table = sessions,
+    only: Collection[str] | None = None,
+) -> None:
+    """
+    Insert, or replace.
+
+    Args:
+        table: when it is not ours, but one that holds more columns.
+        only: what is replaced of a known row; everything when omitted.
+
+    Raises:
+        AsmError: `already_exists`: the id is another tenant's.
+    """
+    is_mine = await replace(connection, dialect, session_runtime, "session_id", bounds, only=only)
+    if not is_mine or not await replace(connection, dialect, table, "id", row, only=only):
         raise refusals.id_taken("session", row["id"])
-    await _ensure_counters(connection, dialect, [row["id"]], row["tenant_id"])
+    await ensure_counters(connection, dialect, [row["id"]], row["tenant_id"])
 
 
-async def save_run(connection: AsyncConnection, dialect: Dialect, row: Row) -> None:
-    """Raises AsmError `already_exists`: the id is another tenant's; `invalid_transition`: its status is final."""
-    same_or_open = sa.or_(runs.c.status.not_in(TERMINAL_RUNS), runs.c.status == row["status"])
-    if await _replace(connection, dialect, runs, "id", row, same_or_open):
+async def save_run(
+    connection: AsyncConnection,
+    dialect: Dialect,
+    row: Row,
+    *,
+    table: sa.Table = runs,
+    only: Collection[str] | None = None,
+) -> None:
+    """
+    As `save_session`.
+
+    Raises:
+        AsmError: `already_exists`: the id is another tenant's; `invalid_transition`: its status is final.
+    """
+    keeps_status = only is not None and "status" not in only
+    same_or_open = sa.or_(table.c.status.not_in(TERMINAL_RUNS), table.c.status == row["status"])
+    conditions = () if keeps_status else (same_or_open,)
+    if await replace(connection, dialect, table, "id", row, *conditions, only=only):
         return
     query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
     status = await connection.scalar(query)
     raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
 
 
-async def _replace(
+async def replace(
     connection: AsyncConnection,
     dialect: Dialect,
     table: sa.Table,
     key: str,
     row: Row,
     *conditions: sa.ColumnElement[bool],
+    only: Collection[str] | None = None,
 ) -> bool:
-    """Insert, or replace every column that the row names; False where what is there must stay."""
+    """Insert, or replace the columns that the row names (of them `only` these); False where what is there must stay."""
     insert = dialect.insert(table).values(row)
-    changes = {name: insert.excluded[name] for name in row if name not in (key, "tenant_id")}
+    names = [name for name in row if name not in (key, "tenant_id") and (only is None or name in only)]
+    changes = {name: insert.excluded[name] for name in names or [key]}
     is_mine = table.c.tenant_id == row["tenant_id"]
     statement = insert.on_conflict_do_update(index_elements=[key], set_=changes, where=sa.and_(is_mine, *conditions))
     return (await connection.execute(statement.returning(table.c[key]))).first() is not None
@@ -86,13 +119,13 @@ async def append(connection: AsyncConnection, dialect: Dialect, rows: Sequence[R
         AsmError: `already_exists`: an id of another session; `session_not_found`: the session is another tenant's.
     """
     session_ids = sorted({row["session_id"] for row in rows})
-    await _ensure_counters(connection, dialect, session_ids, tenant_id)
-    last = await _locked_counters(connection, session_ids, tenant_id)
+    await ensure_counters(connection, dialect, session_ids, tenant_id)
+    await lock_counters(connection, session_ids, tenant_id)
     ids = [row["id"] for row in rows]
     known = await _stored(connection, ids)
     fresh = [row for row in firsts(rows) if row["id"] not in known]
     if fresh:
-        await _insert(connection, fresh, last)
+        await _insert(connection, fresh)
     stored = await _stored(connection, ids)
     for row in rows:
         found = stored[row["id"]]
@@ -101,16 +134,39 @@ async def append(connection: AsyncConnection, dialect: Dialect, rows: Sequence[R
     return [event_of(stored[event_id]) for event_id in ids]
 
 
-async def _insert(connection: AsyncConnection, fresh: Sequence[Row], last: Mapping[str, int]) -> None:
-    numbers = {session_id: count(number + 1) for session_id, number in last.items()}
+async def _insert(connection: AsyncConnection, fresh: Sequence[Row]) -> None:
+    added = Counter(row["session_id"] for row in fresh)
+    numbers = {session_id: count(await advance(connection, session_id, many)) for session_id, many in added.items()}
     numbered = [row | {"sequence_number": next(numbers[row["session_id"]])} for row in fresh]
     await connection.execute(sa.insert(events), numbered)
-    for session_id, added in Counter(row["session_id"] for row in fresh).items():
-        counter = sa.update(session_sequences).where(session_sequences.c.session_id == session_id)
-        await connection.execute(counter.values(last_sequence=last[session_id] + added))
 
 
-async def _ensure_counters(
+async def allocate(
+    connection: AsyncConnection, dialect: Dialect, session_id: str, tenant_id: str, how_many: int = 1
+) -> int:
+    """
+    Numbers behind all that the session has given out; nobody else gets them, nor any between.
+
+    Returns:
+        The first of them.
+
+    Raises:
+        AsmError: `session_not_found`: the session is another tenant's.
+    """
+    await ensure_counters(connection, dialect, [session_id], tenant_id)
+    await lock_counters(connection, [session_id], tenant_id)
+    return await advance(connection, session_id, how_many)
+
+
+async def advance(connection: AsyncConnection, session_id: str, how_many: int) -> int:
+    """The first of the next numbers. Contract: the counter is there, and the tenant's."""
+    counter = sa.update(session_sequences).where(session_sequences.c.session_id == session_id)
+    moved = counter.values(last_sequence=session_sequences.c.last_sequence + how_many)
+    last = await connection.scalar(moved.returning(session_sequences.c.last_sequence))
+    return int(last or 0) - how_many + 1
+
+
+async def ensure_counters(
     connection: AsyncConnection, dialect: Dialect, session_ids: Sequence[str], tenant_id: str
 ) -> None:
     rows = [{"session_id": session_id, "tenant_id": tenant_id, "last_sequence": 0} for session_id in session_ids]
@@ -118,9 +174,8 @@ async def _ensure_counters(
         await connection.execute(dialect.insert(session_sequences).on_conflict_do_nothing(), rows)
 
 
-async def _locked_counters(
-    connection: AsyncConnection, session_ids: Sequence[str], tenant_id: str
-) -> Mapping[str, int]:
+async def lock_counters(connection: AsyncConnection, session_ids: Sequence[str], tenant_id: str) -> Mapping[str, int]:
+    """Session to its last number, which stays so until commit. Raises AsmError `session_not_found`, as `allocate`."""
     counters: dict[str, int] = {}
     for session_id in session_ids:
         query = sa.select(session_sequences).where(session_sequences.c.session_id == session_id).with_for_update()

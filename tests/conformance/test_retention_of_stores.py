@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.ports.store import SessionStore
+from asm_core.resources import Domain, ResourceMaintenance, ResourceSessionStore
 from asm_core.stores.sql.maintenance import SqlMaintenance
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_core.testing import MaintenanceContract
@@ -21,3 +22,15 @@ class TestSqlMaintenance(MaintenanceContract):
     @pytest.fixture
     def maintenance(self, sql_engine: AsyncEngine) -> SqlMaintenance:
         return SqlMaintenance(sql_engine)
+
+
+class TestResourceMaintenance(MaintenanceContract):
+    """The same, on the models of an application with columns of its own."""
+
+    @pytest.fixture
+    def store(self, extended_domain: Domain) -> SessionStore:
+        return ResourceSessionStore(extended_domain)
+
+    @pytest.fixture
+    def maintenance(self, extended_domain: Domain) -> ResourceMaintenance:
+        return ResourceMaintenance(extended_domain)

@@ -1,0 +1,1 @@
+"""The records as models of SQLAlchemy's ORM. Their public names: `asm_core.resources`."""
