@@ -259,7 +259,7 @@ class SessionStoreContract:
         event = an_event(
             EventType.TOOL_CALL_COMPLETED, run_id="run_1",
             data={"tool_output": {"n": [1, 2.5, None, True]}, "big": 2**40}, metadata={"k": "ä\n'\"\\"},
-            provider="claude", correlation_id="c", attempt=2, schema_version=3,
+            provider="claude", correlation_id="c", attempt=2,
             timestamp=NOW + timedelta(microseconds=7),
         )  # fmt: skip
         [stored] = await append(store, event)
