@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,9 @@ from asm_core.ports.store import EventFilter
 from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.composite import CompositeSessionStore
 from asm_core.stores.sql.store import SqlSessionStore
+from asm_core.testing import CrashingArtifactStore
 from tests.builders import World, an_outcome
 from tests.fixtures.artifacts import engine_of
-
-
-class Crashing:
-    """An artifact store of somebody's making, whose every call dies."""
-
-    backend = "file"
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    async def put(self, *_: Any, **__: Any) -> Any:
-        raise self.error
-
-    put_stream = get = head = delete = put
-
-    async def open_read(self, _: str) -> AsyncGenerator[bytes, None]:
-        raise self.error
-        yield b""
 
 
 class Parked(FileArtifactStore):
@@ -116,10 +99,10 @@ async def test_a_deleted_session_leaves_its_artifacts(world: World, sessions: Sq
 
 @pytest.mark.parametrize("error", [RuntimeError("secret words"), KeyError("x"), OSError(5, "x"), TimeoutError()])
 async def test_a_crashing_artifact_store_is_a_storage_error_and_stops_nothing_else(
-    world: World, sessions: SqlSessionStore, error: Exception
+    world: World, sessions: SqlSessionStore, tmp_path: Path, error: Exception
 ) -> None:
     """Check 185."""
-    store = CompositeSessionStore(sessions, Crashing(error))
+    store = CompositeSessionStore(sessions, CrashingArtifactStore(FileArtifactStore(tmp_path), error))
     session_id = await world.session()
     for call in await calls_of(store.artifacts):
         with pytest.raises(AsmError, match="'key'") as caught:
@@ -131,9 +114,10 @@ async def test_a_crashing_artifact_store_is_a_storage_error_and_stops_nothing_el
 
 
 @pytest.mark.parametrize("code", [ErrorCode.NOT_FOUND, ErrorCode.STORAGE_CONNECTION_FAILED])
-async def test_an_error_with_a_code_passes_as_it_is(sessions: SqlSessionStore, code: ErrorCode) -> None:
+async def test_an_error_with_a_code_passes_as_it_is(sessions: SqlSessionStore, tmp_path: Path, code: ErrorCode) -> None:
     error = AsmError(code, "as it is")
-    for call in await calls_of(CompositeSessionStore(sessions, Crashing(error)).artifacts):
+    crashing = CrashingArtifactStore(FileArtifactStore(tmp_path), error)
+    for call in await calls_of(CompositeSessionStore(sessions, crashing).artifacts):
         with pytest.raises(AsmError) as caught:
             await call
         assert caught.value is error

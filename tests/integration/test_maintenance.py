@@ -1,5 +1,6 @@
 """
-Retention on a real Postgres and on SQLite: what goes, what stays, and that what stays is still sound.
+Retention on a real Postgres and on SQLite, beyond `MaintenanceContract`: that what stays is still sound, and what needs
+a registry, locks or a database that refuses.
 
 Tests in the `world` end with `verify`, so every prune and every delete here is held to the invariants.
 """
@@ -28,7 +29,6 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionVerb
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
-from asm_core.ports.query import as_maintenance
 from asm_core.resources import ResourceMaintenance
 from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
@@ -180,42 +180,6 @@ def statements(engine: AsyncEngine, beginning: str) -> Iterator[list[int]]:
     sa.event.remove(engine.sync_engine, "after_cursor_execute", note)
 
 
-def test_only_a_maintenance_is_one(maintenance: SqlMaintenance) -> None:
-    """Check 141."""
-    assert as_maintenance(maintenance) is maintenance
-    with pytest.raises(AsmError) as caught:
-        as_maintenance(("SqlMaintenance", {}))
-    assert caught.value.code is ErrorCode.VALIDATION_ERROR
-
-
-async def test_old_sessions_are_soft_deleted(world: SqlWorld, maintenance: SqlMaintenance) -> None:
-    """Checks 144, 145: by the last change, not by creation; what is exempt by status or tag stays."""
-    old = await ended(world, changed_days=91)
-    await ended(world, changed_days=89, created_days=400)
-    await ended(world, changed_days=91, tags=["x", "pinned"])
-    active = await world.session()
-    await make_old(world, "updated_at", id=active)
-    before = await world.row("sessions", id=old)
-
-    assert await maintenance.soft_delete_expired_sessions(FOREVER, TENANT) == 0
-    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(), TENANT) == 1
-
-    assert await deleted(world) == {old}
-    assert (await world.row("sessions", id=old))["updated_at"] == before["updated_at"]
-    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(), TENANT) == 0
-    assert await maintenance.soft_delete_expired_sessions(RetentionPolicy(exempt_tags=()), TENANT) == 1
-
-
-async def test_sessions_may_be_deleted_by_their_creation_too(world: SqlWorld, maintenance: SqlMaintenance) -> None:
-    """Check 159: `max_session_age_days`, for sessions that are not exempt."""
-    old = await ended(world, created_days=8)
-    await ended(world, created_days=6)
-    await ended(world, created_days=8, tags=["pinned"])
-    policy = replace(FOREVER, max_session_age_days=7)
-    assert await maintenance.soft_delete_expired_sessions(policy, TENANT) == 1
-    assert await deleted(world) == {old}
-
-
 async def test_now_can_be_given(world: SqlWorld, maintenance: SqlMaintenance) -> None:
     """Else it is the store's own clock."""
     session_id = await ended(world)
@@ -224,16 +188,6 @@ async def test_now_can_be_given(world: SqlWorld, maintenance: SqlMaintenance) ->
     assert (await world.row("sessions", id=session_id))["deleted_at"] == at
     step = await maintenance.hard_delete_expired_sessions(RetentionPolicy(), TENANT, now=at + timedelta(days=31))
     assert step.count == 1
-
-
-async def test_another_tenants_sessions_are_left_alone(world: SqlWorld, maintenance: SqlMaintenance) -> None:
-    theirs = await ended(world, [T.MESSAGE_STREAMED] * 9, changed_days=400, tenant_id="other")
-    policy = RetentionPolicy(max_events_per_session=1, max_total_events=1)
-    report = await maintenance.execute(policy, TENANT)
-    assert (report.sessions_soft_deleted, report.events_pruned, report.errors) == (0, 0, [])
-    assert await maintenance.prune_session_events(theirs, TENANT, policy) == 0
-    report = await maintenance.execute(policy, "other")
-    assert (report.sessions_soft_deleted, report.events_pruned) == (1, 10)
 
 
 async def test_a_session_with_work_is_never_touched(world: SqlWorld, maintenance: SqlMaintenance) -> None:
@@ -432,18 +386,6 @@ async def test_the_newest_event_stays(world: SqlWorld, maintenance: SqlMaintenan
     assert await world.event_types(session_id=session_id) == ["session_created", "run_completed", "session_resumed"]
 
 
-async def test_exempt_sessions_are_not_pruned(world: SqlWorld, maintenance: SqlMaintenance) -> None:
-    """By status or tag, by name or among all."""
-    pinned, active = await ended(world, [T.MESSAGE_STREAMED] * 9, tags=["pinned"]), await world.session()
-    lease = await world.running(session_id=active)
-    await world.append(lease, 9)
-    await world.queue.finish(lease, an_outcome())
-    policy = RetentionPolicy(max_events_per_session=5, max_total_events=5)
-    for session_id in (pinned, active):
-        assert await maintenance.prune_session_events(session_id, TENANT, policy) == 0
-    assert (await maintenance.execute(policy, TENANT)).events_pruned == 0
-
-
 async def test_usage_that_is_pruned_stays_explained(world: SqlWorld, maintenance: SqlMaintenance) -> None:
     """Invariant 6, batch by batch: a run's totals are its usage events and what was pruned of them."""
     session_id = await ended(world, [T.TOKEN_USAGE_UPDATED] * 7)
@@ -588,21 +530,6 @@ async def test_execute_does_everything_and_says_so(world: SqlWorld, maintenance:
     }
     nothing = (await maintenance.execute(RetentionPolicy(max_events_per_session=4), TENANT)).to_map()
     assert {name for name, value in nothing.items() if value and name != "duration_ms"} == set()
-
-
-async def test_a_policy_that_contradicts_itself_is_refused(maintenance: SqlMaintenance) -> None:
-    """Check 143, by every operation that takes one."""
-    wrong = RetentionPolicy(batch_size=0)
-    for ask in (
-        maintenance.execute(wrong, TENANT),
-        maintenance.soft_delete_expired_sessions(wrong, TENANT),
-        maintenance.hard_delete_expired_sessions(wrong, TENANT),
-        maintenance.prune_session_events("ses_1", TENANT, wrong),
-        maintenance.clean_orphaned_artifacts(TENANT, batch_size=0),
-    ):
-        with pytest.raises(AsmError) as caught:
-            await ask
-        assert caught.value.code is ErrorCode.VALIDATION_ERROR
 
 
 async def test_a_failing_step_does_not_stop_the_others(world: SqlWorld, maintenance: SqlMaintenance) -> None:

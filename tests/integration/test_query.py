@@ -1,8 +1,7 @@
-"""Questions across sessions, on a real Postgres and on SQLite: filters, pages, sums, exports."""
+"""What `QueryAPIContract` does not ask: requests that cannot be made, and how the databases answer."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncIterator, Sequence
@@ -17,21 +16,16 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.lifecycle import RunStatus, SessionStatus, SessionVerb
+from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
 from asm_core.ports.query import (
     MAX_EXPORT_EVENTS,
     EventSearch,
     Found,
-    ModelCost,
-    ProviderCost,
-    ProviderUsage,
     RunSearch,
     SessionSearch,
-    TokenTotals,
     UsageSearch,
-    as_query_api,
 )
 from asm_core.resources import ResourceQueryAPI
 from asm_core.stores.sql import query as sql_query
@@ -165,44 +159,11 @@ def test_defaults() -> None:
     assert EventSearch(session_ids=[], run_ids=[], providers=[], types=[]) == EventSearch()
 
 
-def test_only_a_query_api_is_one(query: SqlQueryAPI) -> None:
-    """Check 92."""
-    assert as_query_api(query) is query
-    refused(ErrorCode.VALIDATION_ERROR, lambda: as_query_api({"module": "query"}))
-
-
-async def test_sessions_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 98, 99, 104."""
-    first, second, third = await sessions_of_hours(world, 3, agent_id="writer")
-    other = await world.session(agent_id="reader")
-    await world.queue.change_session(second, TENANT, SessionVerb.PAUSE)
-    await world.queue.change_session(third, TENANT, SessionVerb.COMPLETE)
-
-    async def found(**filters: Any) -> set[str]:
-        answer = await query.search_sessions(TENANT, SessionSearch(**filters))
-        assert answer.total_count == len(answer.items)
-        return set(ids(answer))
-
-    assert await found() == {first, second, third, other}
-    assert await found(agent_id="writer") == {first, second, third}
-    assert await found(status="paused") == {second}
-    assert await found(status=SessionStatus.PAUSED) == {second}
-    assert await found(status=["paused", "completed"]) == {second, third}
-    assert await found(created_after=NOW + HOUR, created_before=NOW + HOUR) == {second}
-    assert await found(created_before=NOW + HOUR, agent_id="writer") == {first, second}
-
-
-async def test_the_total_ignores_limit_and_cursor(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 100, 108; counted only when asked for, and only as far as it is told."""
-    await sessions_of_hours(world, 3, tags=["a"])
-    await sessions_of_hours(world, 2)
-    page = await query.search_sessions(TENANT, SessionSearch(limit=2))
-    assert (len(page.items), page.total_count, page.has_more) == (2, 5, True)
-    following = await query.search_sessions(TENANT, SessionSearch(limit=2, cursor=page.cursor))
-    assert following.total_count == 5
-    tagged = await query.search_sessions(TENANT, SessionSearch(limit=2, tags=["a"], include_total=False))
-    assert tagged.total_count is None
-    assert (await query.search_sessions(TENANT, SessionSearch(limit=2, tags=["a"]))).total_count == 3
+async def test_a_waiting_run_is_shown_with_its_place(world: SqlWorld, query: SqlQueryAPI) -> None:
+    """Check 112."""
+    await world.submit(await world.session())
+    [shown] = (await query.search_runs(TENANT, RunSearch(status="pending"))).items
+    assert shown.position == 1
 
 
 async def test_a_total_is_not_counted_for_ever(
@@ -214,237 +175,10 @@ async def test_a_total_is_not_counted_for_ever(
     assert (await query.search_sessions(TENANT, SessionSearch(limit=1))).total_count == 3
 
 
-async def test_deleted_sessions_are_hidden_unless_asked_for(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 101."""
-    gone, here = await sessions_of_hours(world, 2)
-    await world.change("sessions", {"id": gone}, deleted_at=NOW)
-    assert ids(await query.search_sessions(TENANT, SessionSearch())) == [here]
-    found = await query.search_sessions(TENANT, SessionSearch(include_deleted=True))
-    assert set(ids(found)) == {gone, here}
-    assert {session.id for session in found.items if session.deleted_at} == {gone}
-
-
-async def test_sessions_are_found_by_the_providers_of_their_runs(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 102; one name or several."""
-    first, second, third = [await world.session() for _ in range(3)]
-    for session_id, provider in ((first, "claude"), (first, "claude"), (second, "codex"), (third, "amp")):
-        await a_finished_run(world, session_id=session_id, provider=provider)
-    assert ids(await query.search_sessions(TENANT, SessionSearch(provider="claude"))) == [first]
-    assert set(ids(await query.search_sessions(TENANT, SessionSearch(provider=["codex", "amp"])))) == {second, third}
-
-
-async def test_sessions_are_found_by_all_their_tags(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 103."""
-    both, one = await world.session(tags=["a", "b"]), await world.session(tags=["a"])
-    assert set(ids(await query.search_sessions(TENANT, SessionSearch(tags=["a"])))) == {both, one}
-    assert ids(await query.search_sessions(TENANT, SessionSearch(tags=["b", "a"]))) == [both]
-
-
-@pytest.mark.parametrize(
-    ("order_by", "expected"),
-    [("updated_at_desc", [0, 1, 2]), ("created_at_desc", [2, 1, 0]), ("created_at_asc", [0, 1, 2])],
-)
-async def test_pages_of_sessions_follow_each_other(
-    world: SqlWorld, query: SqlQueryAPI, order_by: str, expected: list[int]
-) -> None:
-    """Checks 105, 106."""
-    created = await sessions_of_hours(world, 3)
-    seen, cursor = [], None
-    for more in (True, True, False):
-        found = await query.search_sessions(TENANT, SessionSearch(order_by=order_by, limit=1, cursor=cursor))
-        assert isinstance(found.cursor, str)
-        assert found.has_more is more
-        seen += ids(found)
-        cursor = found.cursor
-    assert seen == [created[index] for index in expected]
-    behind = await query.search_sessions(TENANT, SessionSearch(order_by=order_by, cursor=cursor))
-    assert (behind.items, behind.cursor, behind.has_more) == ([], None, False)
-
-
-async def test_an_empty_page_has_no_cursor(query: SqlQueryAPI) -> None:
-    """Check 107."""
-    for found in (
-        await query.search_sessions(TENANT, SessionSearch()),
-        await query.search_runs(TENANT, RunSearch()),
-        await query.search_events(TENANT, EventSearch()),
-    ):
-        assert (found.items, found.cursor, found.has_more) == ([], None, False)
-
-
-async def test_equal_sort_keys_are_neither_repeated_nor_lost(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 109."""
-    created = [await world.session() for _ in range(100)]
-    await world.change("sessions", created_at=NOW, updated_at=NOW)
-    for order_by in ("updated_at_desc", "created_at_desc", "created_at_asc"):
-        seen = await all_pages(query.search_sessions, SessionSearch(order_by=order_by, limit=7))
-        assert [session.id for session in seen] == sorted(created, reverse=order_by.endswith("desc"))
-
-
-async def test_stats_add_up_a_session(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 110, with the specification's figures: (3, 4, 7) and (10, 5, 15)."""
-    session_id = await world.session()
-    for usage, status, provider in (
-        ({"input_tokens": 3, "output_tokens": 4, "total_tokens": 7}, RunStatus.COMPLETED, "codex"),
-        ({"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}, RunStatus.FAILED, "claude"),
-    ):
-        await a_finished_run(world, session_id=session_id, usage=usage, status=status, provider=provider)
-    await world.submit(session_id)
-    await a_finished_run(world, usage={"input_tokens": 1_000})
-
-    stats = await query.get_session_stats(session_id, TENANT)
-
-    assert stats.event_count == 6
-    assert stats.run_count == 3
-    assert stats.token_totals == TokenTotals(input_tokens=13, output_tokens=9, total_tokens=22)
-    assert stats.providers_used == ["claude", "codex", "scripted"]
-    assert stats.status_counts == {"completed": 1, "failed": 1, "pending": 1}
-    times = [row["timestamp"] for row in await world.rows("events", session_id=session_id)]
-    assert (stats.first_event_at, stats.last_event_at) == (min(times), max(times))
-
-
-async def test_what_belongs_to_nobody_or_to_another_tenant_does_not_exist(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 111, 132; the tenant stands in every statement."""
-    theirs = await world.session(tenant_id="other")
-    lease = await world.running(session_id=theirs, tenant_id="other")
-    await world.queue.finish(lease, an_outcome())
-    for session_id in (theirs, "ses_none"):
-        for ask in (query.get_session_stats(session_id, TENANT), query.export_session(session_id, TENANT)):
-            with pytest.raises(AsmError) as caught:
-                await ask
-            assert caught.value.code is ErrorCode.SESSION_NOT_FOUND
-        with pytest.raises(AsmError):
-            await anext(query.stream_export(session_id, TENANT))
-    for tenant_id, count in ((TENANT, 0), ("other", 1)):
-        assert len((await query.search_sessions(tenant_id, SessionSearch())).items) == count
-        assert len((await query.search_runs(tenant_id, RunSearch())).items) == count
-        assert (await query.get_usage_summary(tenant_id, UsageSearch())).run_count == count
-        assert (await query.get_cost_summary(tenant_id, UsageSearch())).run_count == count
-        assert await query.count_events(tenant_id, EventSearch()) == 3 * count
-        assert len((await query.search_events(tenant_id, EventSearch())).items) == 3 * count
-
-
-async def test_runs_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 112, 113, 122; a run that has not started counts from its submit."""
-    session_id = await world.session()
-    small = await a_finished_run(world, session_id=session_id, usage={"input_tokens": 60, "output_tokens": 60})
-    large = await a_finished_run(
-        world, provider="codex", usage={"total_tokens": 300, "input_tokens": 1}, status=RunStatus.FAILED, began=1
-    )
-    waiting = (await world.submit(await world.session(), options={"provider": "amp"})).run_id
-
-    async def found(**filters: Any) -> list[str]:
-        return ids(await query.search_runs(TENANT, RunSearch(**filters)))
-
-    assert set(await found()) == {small, large, waiting}
-    assert await found(provider="claude") == [small]
-    assert set(await found(provider=["claude", "codex"])) == {small, large}
-    assert await found(session_id=session_id) == [small]
-    assert await found(status="failed") == [large]
-    assert set(await found(status=["failed", RunStatus.PENDING])) == {large, waiting}
-    assert await found(min_tokens=200) == [large]
-    assert await found(min_tokens=120, order_by="token_usage_desc") == [large, small]
-    assert set(await found(min_tokens=0)) == {small, large, waiting}
-    assert await found(order_by="token_usage_desc") == [large, small, waiting]
-    assert await found(order_by="started_at_asc") == [small, large, waiting]
-    assert await found(started_after=NOW + HOUR, started_before=NOW + HOUR) == [large]
-    [shown] = (await query.search_runs(TENANT, RunSearch(status="pending"))).items
-    assert shown.position == 1
-
-
-@pytest.mark.parametrize("order_by", ["started_at_desc", "started_at_asc", "token_usage_desc"])
-async def test_pages_of_runs_follow_each_other(world: SqlWorld, query: SqlQueryAPI, order_by: str) -> None:
-    """Checks 114, 122: ties, missing usage and runs that never started are all met once."""
-    session_id = await world.session(max_concurrent_runs=9)
-    for tokens in (5, 9, 9, 0, 7):
-        usage = {"input_tokens": tokens} if tokens else None
-        await a_finished_run(world, session_id=session_id, usage=usage, began=tokens % 3)
-    await world.submit(session_id)
-    whole = await query.search_runs(TENANT, RunSearch(order_by=order_by))
-    paged = await all_pages(query.search_runs, RunSearch(order_by=order_by, limit=2))
-    assert [run.id for run in paged] == ids(whole)
-    assert len({run.id for run in paged}) == 6
-    if order_by == "token_usage_desc":
-        assert [run.token_usage.get("input_tokens", 0) for run in paged] == [9, 9, 7, 5, 0, 0]
-
-
-async def test_usage_is_added_up_by_provider(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 115, 116, 119, 121: a total that is not stated is input and output; runs without a provider count."""
-    session_id = await world.session(agent_id="writer")
-    await a_finished_run(world, session_id=session_id, usage={"input_tokens": 100, "output_tokens": 50})
-    await a_finished_run(
-        world, provider="codex", usage={"input_tokens": 200, "output_tokens": 80, "total_tokens": 280}, began=2
-    )
-    await a_finished_run(world, provider=None, began=-2)
-    await world.change("sessions", {"id": session_id}, deleted_at=NOW)
-
-    usage = await query.get_usage_summary(TENANT, UsageSearch())
-
-    assert usage.totals == TokenTotals(input_tokens=300, output_tokens=130, total_tokens=430)
-    assert usage.run_count == 3
-    assert usage.by_provider == {
-        "claude": ProviderUsage(input_tokens=100, output_tokens=50, total_tokens=150, run_count=1),
-        "codex": ProviderUsage(input_tokens=200, output_tokens=80, total_tokens=280, run_count=1),
-        "unknown": ProviderUsage(run_count=1),
-    }
-    for where, total in (
-        (UsageSearch(provider="codex"), 280),
-        (UsageSearch(session_id=session_id), 150),
-        (UsageSearch(agent_id="writer"), 150),
-        (UsageSearch(since=NOW + 2 * HOUR), 280),
-        (UsageSearch(until=NOW), 150),
-        (UsageSearch(session_id="ses_none"), 0),
-    ):
-        assert (await query.get_usage_summary(TENANT, where)).totals.total_tokens == total
-
-
-async def test_cost_is_what_is_stored_else_what_the_tokens_come_to(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 117, 118, 119, with the specification's figures: 12.5 stored, 10 x 0.1 + 5 x 0.2, and one unpriced."""
-    session_id = await world.session(agent_id="writer")
-    stored = {"input_tokens": 100, "output_tokens": 50, "cost_usd": 12.5}
-    await a_finished_run(world, session_id=session_id, usage=stored, model="model-b")
-    priced = {"input_tokens": 10, "output_tokens": 5}
-    await a_finished_run(world, usage=priced, model="model-a", began=1)
-    await a_finished_run(world, provider="codex", usage=priced, model="model-x")
-
-    cost = await query.get_cost_summary(TENANT, UsageSearch(), price_of=price_of_model_a)
-
-    assert (cost.total_cost_usd, cost.run_count, cost.unmapped_runs) == (14.5, 3, 1)
-    assert cost.by_provider == {"claude": ProviderCost(cost_usd=14.5, run_count=2)}
-    assert cost.by_model == {
-        "model-a": ModelCost(cost_usd=2.0, input_tokens=10, output_tokens=5),
-        "model-b": ModelCost(cost_usd=12.5, input_tokens=100, output_tokens=50),
-    }
-    for where, total in (
-        (UsageSearch(session_id=session_id), 12.5),
-        (UsageSearch(agent_id="writer"), 12.5),
-        (UsageSearch(provider="codex"), 0.0),
-        (UsageSearch(provider=["claude", "codex"], since=NOW + HOUR), 2.0),
-    ):
-        assert (await query.get_cost_summary(TENANT, where, price_of=price_of_model_a)).total_cost_usd == total
-    blind = await query.get_cost_summary(TENANT, UsageSearch())
-    assert (blind.total_cost_usd, blind.unmapped_runs) == (12.5, 2)
-
-
 def price_of_model_a(provider: str | None, model: str | None, usage: Any) -> Decimal | None:
     if (provider, model) != ("claude", "model-a"):
         return None
     return usage["input_tokens"] * Decimal("0.1") + usage["output_tokens"] * Decimal("0.2")
-
-
-async def test_a_stored_cost_of_nothing_is_known(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 119, 120; a model is the one reported, else the one asked for."""
-    await a_finished_run(world, provider=None, usage={"input_tokens": 1, "cost_usd": 0.0})
-    lease = await world.running(options={"provider": "claude", "model": "asked"})
-    await world.queue.finish(lease, an_outcome())
-
-    cost = await query.get_cost_summary(TENANT, UsageSearch(), price_of=lambda *_: 3)
-
-    assert (cost.total_cost_usd, cost.unmapped_runs) == (3.0, 0)
-    assert cost.by_provider["unknown"] == ProviderCost(cost_usd=0.0, run_count=1)
-    assert cost.by_model == {
-        "asked": ModelCost(cost_usd=3.0, input_tokens=0, output_tokens=0),
-        "unknown": ModelCost(cost_usd=0.0, input_tokens=1, output_tokens=0),
-    }
 
 
 async def test_summaries_of_many_runs_are_one_grouped_statement(
@@ -529,50 +263,7 @@ async def some_log(world: World) -> tuple[str, str, str, str]:
     return first.session_id, first.run_id, second.session_id, second.run_id
 
 
-async def test_events_are_found_by_what_they_are(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 124, 125, 126, 129."""
-    session_id, run_id, _, other_run = await some_log(world)
-
-    async def found(**filters: Any) -> list[tuple[str, int]]:
-        where = EventSearch(**filters)
-        frames = (await query.search_events(TENANT, where)).items
-        assert await query.count_events(TENANT, where) >= len(frames)
-        return [(frame.type, frame.sequence_number) for frame in frames]
-
-    streamed = [("message_streamed", number) for number in (3, 4, 5)]
-    assert await found(session_ids=[session_id], types="message_streamed") == streamed
-    assert await found(run_ids=[run_id]) == [*streamed, ("run_completed", 6)]
-    assert len(await found(run_ids=[run_id, other_run])) == 8
-    assert await found(providers=["codex"], types=["message_received"]) == [
-        ("message_received", number) for number in (3, 4, 5)
-    ]
-    assert await found(correlation_id="c1") == [("message_streamed", 4)]
-    assert await found(order_by="timestamp_desc", limit=1, types=["message_streamed"]) == [("message_streamed", 5)]
-    assert await found(since=NOW + HOUR, until=NOW + HOUR) == [("message_streamed", 4)]
-    assert await query.count_events(TENANT, EventSearch(session_ids=[session_id])) == 6
-    assert await query.count_events(TENANT, EventSearch(session_ids=[session_id], types="run_completed", limit=1)) == 1
-
-
-@pytest.mark.parametrize("order_by", ["sequence_asc", "timestamp_asc", "timestamp_desc"])
-async def test_pages_of_events_follow_each_other(world: SqlWorld, query: SqlQueryAPI, order_by: str) -> None:
-    """Check 127, across sessions; ties of numbers and times are met once."""
-    await some_log(world)
-    whole = await query.search_events(TENANT, EventSearch(order_by=order_by))
-    assert len(whole.items) == 12
-    paged = await all_pages(query.search_events, EventSearch(order_by=order_by, limit=5))
-    assert paged == whole.items
-
-
-async def test_an_event_is_told_as_it_was_stored(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Check 128: keys that nobody knows, at any depth; and no column of ours beside the event's own."""
-    lease = await world.running()
-    [event] = await world.append(lease, data={"novel": {"deeper": [{"k\u00e9y": 1}]}})
-    await world.queue.finish(lease, an_outcome())
-    [frame] = (await query.search_events(TENANT, EventSearch(types=event.type))).items
-    assert json.loads(frame.body) == event.to_map()
-
-
-async def test_an_export_is_the_whole_session(world: SqlWorld, query: SqlQueryAPI) -> None:
+async def test_an_export_tells_of_live_artifacts_when_asked(world: SqlWorld, query: SqlQueryAPI) -> None:
     """Checks 130, 131: runs by their start, events by number, live registry rows only when asked for."""
     session_id = await world.session()
     late = await a_finished_run(world, session_id=session_id, began=2)
@@ -652,34 +343,15 @@ async def test_a_snapshot_cannot_write(postgres_engine: AsyncEngine) -> None:
         assert await connection.scalar(sa.text("SHOW transaction_read_only")) == "off"
 
 
-async def test_cursors_are_bound_to_their_list_order_and_filters(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """Checks 133, 135."""
+async def test_forged_cursors_are_refused(world: SqlWorld, query: SqlQueryAPI) -> None:
+    """Check 135."""
     await sessions_of_hours(world, 2)
-    await a_finished_run(world)
-    found = await query.search_sessions(TENANT, SessionSearch(limit=1, agent_id="tester"))
-    same = SessionSearch(limit=2, agent_id="tester", cursor=found.cursor)
-    assert (await query.search_sessions(TENANT, same)).items
+    found = await query.search_sessions(TENANT, SessionSearch(limit=1))
     forged = json.loads(urlsafe_b64decode(str(found.cursor) + "=="))
-    for ask in (
-        query.search_sessions(TENANT, SessionSearch(cursor=found.cursor)),
-        query.search_sessions("other", same),
-        query.search_sessions(TENANT, replace(same, order_by="created_at_desc")),
-        query.search_sessions(TENANT, replace(same, status="active")),
-        query.search_runs(TENANT, RunSearch(cursor=found.cursor)),
-        query.search_events(TENANT, EventSearch(cursor=found.cursor)),
-        query.search_events(TENANT, EventSearch(cursor="rubbish")),
-        query.search_events(TENANT, EventSearch(cursor="\u00e9")),
-        query.search_events(TENANT, EventSearch(cursor="")),
-        query.search_events(TENANT, EventSearch(cursor=7)),  # type: ignore[arg-type]
-        *(
-            query.search_sessions(TENANT, replace(same, cursor=as_cursor(forged | change)))
-            for change in ({"s": 7}, {"s": None}, {"s": "soon"}, {"i": 7}, {"v": 2}, {"f": None})
-        ),
-        query.search_sessions(TENANT, replace(same, cursor=as_cursor({}))),
-        query.search_sessions(TENANT, replace(same, cursor=as_cursor([]))),
-    ):
+    changes = ({"s": 7}, {"s": None}, {"s": "soon"}, {"i": 7}, {"v": 2}, {"f": None})
+    for payload in (*(forged | change for change in changes), {}, []):
         with pytest.raises(AsmError) as caught:
-            await ask
+            await query.search_sessions(TENANT, SessionSearch(limit=2, cursor=as_cursor(payload)))
         assert caught.value.code is ErrorCode.INVALID_CURSOR
 
 
@@ -718,9 +390,3 @@ async def test_failures_of_the_store_are_told_without_their_statement(empty_data
             assert caught.value.code is code
             assert not {"SELECT", "private", "secret"} & set(str(caught.value.to_map()).split())
         await engine.dispose()
-
-
-async def test_questions_may_be_asked_at_once(world: SqlWorld, query: SqlQueryAPI) -> None:
-    """The engine's pool is the only state."""
-    await a_finished_run(world)
-    await asyncio.gather(*(query.get_usage_summary(TENANT, UsageSearch()) for _ in range(20)))
