@@ -15,6 +15,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asm_core.adapters.anthropic import AnthropicAdapter as AnthropicAdapter
+    from asm_core.adapters.openai import OpenAIAdapter as OpenAIAdapter
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
     from asm_core.adapters.shell import ShellAdapter as ShellAdapter
     from asm_core.domain.capability import Capability as Capability
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from asm_core.domain.event import EventType as EventType
     from asm_core.domain.lifecycle import RunStatus as RunStatus
     from asm_core.domain.lifecycle import SessionStatus as SessionStatus
+    from asm_core.domain.provider_options import ProviderOptions as ProviderOptions
     from asm_core.domain.redaction import RedactionOptions as RedactionOptions
     from asm_core.domain.redaction import Redactor as Redactor
     from asm_core.domain.redaction import Replace as Replace
@@ -57,8 +60,13 @@ if TYPE_CHECKING:
     from asm_core.stores.artifacts.s3 import S3ArtifactStore as S3ArtifactStore
     from asm_core.stores.composite import CompositeSessionStore as CompositeSessionStore
     from asm_core.stores.sql.migrate import migrate as migrate
+    from asm_core.tools import HostTools as HostTools
+    from asm_core.tools import Tool as Tool
+    from asm_core.tools import tool as tool
 
 _HOMES = {
+    "AnthropicAdapter": "adapters.anthropic",
+    "OpenAIAdapter": "adapters.openai",
     "ScriptedAdapter": "adapters.scripted",
     "ShellAdapter": "adapters.shell",
     "Capability": "domain.capability",
@@ -74,6 +82,7 @@ _HOMES = {
     "Redactor": "domain.redaction",
     "Replace": "domain.redaction",
     "redact_map": "domain.redaction",
+    "ProviderOptions": "domain.provider_options",
     "RetentionPolicy": "domain.retention",
     "Run": "domain.run",
     "DEFAULT_TENANT": "domain.session",
@@ -101,6 +110,9 @@ _HOMES = {
     "S3ArtifactStore": "stores.artifacts.s3",
     "CompositeSessionStore": "stores.composite",
     "migrate": "stores.sql.migrate",
+    "HostTools": "tools",
+    "Tool": "tools",
+    "tool": "tools",
 }
 
 __all__ = list(_HOMES)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.provider import ProviderAdapter, ToolSource
 
 Factory = Callable[[], ProviderAdapter]
 
@@ -40,7 +40,11 @@ class Providers:
 
 def build_providers(settings: Settings) -> Providers:
     """Every provider that the settings allow."""
-    factories: dict[str, Factory] = {"scripted": lambda: _scripted(settings)}
+    factories: dict[str, Factory] = {
+        "scripted": lambda: _scripted(settings),
+        "anthropic": lambda: _anthropic(settings),
+        "openai": lambda: _openai(settings),
+    }
     if settings.shell_enabled:
         factories["shell"] = lambda: _shell(settings)
     return Providers(factories)
@@ -50,6 +54,32 @@ def _scripted(settings: Settings) -> ProviderAdapter:
     from asm_core.adapters.scripted import ScriptedAdapter
 
     return ScriptedAdapter(allow_crash=settings.allow_crash)
+
+
+def _anthropic(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.anthropic import AnthropicAdapter
+
+    access = settings.provider_access("anthropic")
+    return AnthropicAdapter(api_key=access.key, base_url=access.base_url, model=access.model, tools=_tools(settings))
+
+
+def _openai(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.openai import OpenAIAdapter
+
+    access = settings.provider_access("openai")
+    return OpenAIAdapter(
+        api_key=access.key,
+        base_url=access.base_url,
+        model=access.model,
+        tools=_tools(settings),
+        api=settings.openai_api,
+    )
+
+
+def _tools(settings: Settings) -> ToolSource:
+    from asm_core.tools import NamedTools
+
+    return NamedTools(settings.tools)
 
 
 def _shell(settings: Settings) -> ProviderAdapter:
