@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 
 from asm_core.adapters.api import ApiAdapter
-from asm_core.adapters.failures import OVERFLOW, classify, provider_failure
+from asm_core.adapters.failures import OVERFLOW, provider_failure
 from asm_core.adapters.prompts import conversation_in_blocks, text_in
 from asm_core.adapters.tool_loop import END_TURN, Answer, Call, Raw, Request, told
 from asm_core.domain.event import EventType
@@ -107,10 +107,6 @@ class MessagesProtocol:
                 answer.stop_reason = raw["delta"].get("stop_reason") or answer.stop_reason
             case "message_stop":
                 _ended(answer)
-            case "error":
-                error = raw.get("error") or {}
-                word = error.get("type")
-                raise provider_failure("anthropic", error.get("message") or "", classify(type=word), type=word)
         return ()
 
     def go_on(self, request: Request, answer: Answer, results: Sequence[tuple[Call, ToolResult]]) -> Request:
@@ -168,8 +164,9 @@ def _block_ended(block: dict[str, Any] | None, answer: Answer) -> Iterator[RawEv
         return  # the API does not take back what says nothing
     answer.items.append(block)
     if kind in ("tool_use", "server_tool_use"):
-        call = Call.read(block["id"], block["name"], text)
-        block["input"] = call.input if text else block.get("input") or {}
+        whole = Call(block["id"], block["name"], block.get("input") or {})
+        call = Call.read(whole.id, whole.name, text) if text else whole
+        block["input"] = call.input
         yield from answer.called(call) if kind == "tool_use" else [call.event(EventType.TOOL_CALL_STARTED)]
     elif kind.endswith("_tool_result"):
         yield _ran_there(block, answer)

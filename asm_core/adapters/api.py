@@ -34,6 +34,8 @@ Item = RawEvent | Completion
 
 TIMEOUT_S = 600.0
 """Without a byte from the provider."""
+CATCH_ALL = "invalid_request_error"
+"""OpenAI's word for most refusals; the status tells more."""
 CAPABILITIES = (
     Capability(name="streaming", type=CapabilityType.SAMPLING),
     Capability(name="tool_use", type=CapabilityType.TOOL),
@@ -197,13 +199,15 @@ def failure_of(provider: str, error: Exception, now: datetime) -> AsmError | Non
 
 def _refused(provider: str, error: Any, now: datetime) -> AsmError:
     """An answer with a status; 200 for an error within a stream."""
+    word = _word(error)
+    says_less = word == CATCH_ALL and error.status_code >= 400
     return provider_failure(
         provider,
         _message(error),
-        classify(error.status_code, _word(error)),
+        classify(error.status_code, None if says_less else word),
         retry_after_ms=retry_after_ms(error.response.headers, now),
         status=error.status_code,
-        type=_word(error),
+        type=word,
         request_id=error.request_id,
     )
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 START_S = 30.0
 """For a server to tell its tools."""
-CLOSE_S = 10.0
+CLOSE_S = 5.0
 """For a server to end; then its task is cancelled, which kills it."""
 MAX_TOOLS = 1_000
 HTTP_TIMEOUT = httpx2.Timeout(30.0, read=300.0)
@@ -82,7 +82,7 @@ class McpServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        require("mcp", "mcp", operation=f"the MCP server {self._name}")
+        await asyncio.to_thread(require, "mcp", "mcp", operation=f"the MCP server {self._name}")
         started = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._hold(started))
         try:
@@ -92,16 +92,20 @@ class McpServer:
             raise self._failed(f"did not tell its tools within {START_S:g} s") from cause
         if not started.done():
             error = self._task.exception()
-            raise error if isinstance(error, AsmError) else self._failed(f"did not start: {_reason(error)}") from error
+            raise self._failed(f"did not start: {_reason(error)}") from error
 
     async def close(self) -> None:
         """Whatever state it is in."""
         if self._task is None:
             return
         self._closing.set()
-        await asyncio.wait({self._task}, timeout=CLOSE_S)
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=CLOSE_S)
+        for _ in ("asked", "cancelled"):
+            ended, _running = await asyncio.wait({self._task}, timeout=CLOSE_S)
+            if ended:
+                break
+            self._task.cancel()
+        if self._task.done() and not self._task.cancelled():
+            self._task.exception()  # told by `start`, or by every call since
 
     async def specs(self) -> Sequence[ToolSpec]:
         return [_spec(name, tool) for name, tool in self._tools.items()]
@@ -217,7 +221,8 @@ def _reason(error: BaseException | None) -> str:
     """Of a group of errors the first one."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    return f"{error}" or type(error).__name__
+    told = error.message if isinstance(error, AsmError) else str(error)
+    return told or type(error).__name__
 
 
 def _are_texts(values: object) -> bool:

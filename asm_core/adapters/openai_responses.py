@@ -131,7 +131,7 @@ def _item_ended(item: Mapping[str, Any], answer: Answer) -> Iterator[RawEvent]:
 def _ran_there(item: Mapping[str, Any], name: str) -> Iterator[RawEvent]:
     """A tool that the provider ran itself, told when it has ended."""
     told = {key: value for key, value in item.items() if key not in ("id", "type", "status") and value is not None}
-    call = Call(str(item.get("id")), name, told)
+    call = Call(str(item.get("id")), str(item.get("name") or name), told)
     yield call.event(EventType.TOOL_CALL_STARTED)
     failed = item.get("status") in ("failed", "incomplete")
     yield call.ended(ToolResult({"status": item.get("status")}, is_error=failed))
