@@ -99,11 +99,10 @@ class McpServer:
         if self._task is None:
             return
         self._closing.set()
-        for _ in ("asked", "cancelled"):
-            ended, _running = await asyncio.wait({self._task}, timeout=CLOSE_S)
-            if ended:
-                break
-            self._task.cancel()
+        if self._client is not None:
+            await asyncio.wait({self._task}, timeout=CLOSE_S)
+        self._task.cancel()
+        await asyncio.wait({self._task}, timeout=CLOSE_S)
         if self._task.done() and not self._task.cancelled():
             self._task.exception()  # told by `start`, or by every call since
 
