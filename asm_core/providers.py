@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.ports.provider import ProviderAdapter, ToolSource
+from asm_core.ports.provider import ProviderAdapter
 
 Factory = Callable[[], ProviderAdapter]
 
@@ -59,27 +60,27 @@ def _scripted(settings: Settings) -> ProviderAdapter:
 def _anthropic(settings: Settings) -> ProviderAdapter:
     from asm_core.adapters.anthropic import AnthropicAdapter
 
-    access = settings.provider_access("anthropic")
-    return AnthropicAdapter(api_key=access.key, base_url=access.base_url, model=access.model, tools=_tools(settings))
+    return AnthropicAdapter(**_api(settings, "anthropic"))
 
 
 def _openai(settings: Settings) -> ProviderAdapter:
     from asm_core.adapters.openai import OpenAIAdapter
 
-    access = settings.provider_access("openai")
-    return OpenAIAdapter(
-        api_key=access.key,
-        base_url=access.base_url,
-        model=access.model,
-        tools=_tools(settings),
-        api=settings.openai_api,
-    )
+    return OpenAIAdapter(api=settings.openai_api, **_api(settings, "openai"))
 
 
-def _tools(settings: Settings) -> ToolSource:
+def _api(settings: Settings, name: str) -> dict[str, Any]:
+    """What the adapter of a plain API is given."""
     from asm_core.tools import NamedTools
 
-    return NamedTools(settings.tools)
+    access = settings.provider_access(name)
+    return {
+        "api_key": access.key,
+        "base_url": access.base_url,
+        "model": access.model,
+        "tools": NamedTools(settings.tools),
+        "timeout_s": settings.run_limits.idle_timeout_s,
+    }
 
 
 def _shell(settings: Settings) -> ProviderAdapter:

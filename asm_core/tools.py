@@ -17,7 +17,10 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import copy_context
 from importlib import import_module
+from threading import Thread
 from typing import Any, get_type_hints, overload
 
 from pydantic import BaseModel, ConfigDict, Field, PydanticUserError, ValidationError, create_model
@@ -61,14 +64,18 @@ class Tool:
         arguments = {str(field.alias): getattr(given, name) for name, field in fields.items()}
         try:
             return ToolResult(to_jsonable_python(await self._called(arguments), fallback=str))
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return ToolResult("cancelled", is_error=True)  # something that the function waited for, not the run
         except Exception as error:
             return ToolResult(f"{type(error).__name__}: {error}", is_error=True)
 
     async def _called(self, arguments: Mapping[str, Any]) -> Any:
-        """A function that is not async has a thread to itself; stopping the run does not stop that."""
         if inspect.iscoroutinefunction(self._function):
             return await self._function(**arguments)
-        return await asyncio.to_thread(self._function, **arguments)
+        return await _in_thread(lambda: self._function(**arguments))
 
 
 @overload
@@ -126,6 +133,35 @@ class NamedTools:
             found = await asyncio.to_thread(lambda: [each for name in self._names for each in _named(name)])
             self._loaded = HostTools(*found)
         return self._loaded
+
+
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    """
+    A thread of its own for a function that blocks: it can hold up neither the loop's few shared threads nor the end of
+    the process. Stopping the run does not stop it, but nobody waits for it any more.
+    """
+    loop = asyncio.get_running_loop()
+    answer: asyncio.Future[Any] = loop.create_future()
+
+    def run() -> None:
+        try:
+            result, error = call(), None
+        except Exception as raised:
+            result, error = None, raised
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(_settle, answer, result, error)
+
+    Thread(target=copy_context().run, args=(run,), name="tool", daemon=True).start()
+    return await answer
+
+
+def _settle(answer: asyncio.Future[Any], result: Any, error: Exception | None) -> None:
+    if answer.done():
+        return
+    if error is not None:
+        answer.set_exception(error)
+    else:
+        answer.set_result(result)
 
 
 def _named(name: str) -> Iterable[Tool | Function]:

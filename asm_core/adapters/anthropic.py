@@ -23,7 +23,6 @@ from asm_core.ports.provider import Execution, RawEvent
 
 MAX_TOKENS = 8_192
 """Of one answer, for runs that say nothing: the API wants a bound."""
-GOES_ON = frozenset({"tool_use", "pause_turn"})
 USAGE = {
     "input_tokens": "input_tokens",
     "output_tokens": "output_tokens",
@@ -95,7 +94,7 @@ class MessagesProtocol:
             case "message_start":
                 message = raw["message"]
                 _take_usage(message.get("usage") or {}, answer)
-                return answer.begun(message.get("id"), message.get("model"))
+                return answer.begun(message.get("id"), message.get("model") or self._model)
             case "content_block_start":
                 answer.open[raw["index"]] = {**raw["content_block"], "_pieces": []}
             case "content_block_delta":
@@ -184,7 +183,7 @@ def _ran_there(block: Mapping[str, Any], answer: Answer) -> RawEvent:
 def _ended(answer: Answer) -> None:
     answer.is_complete = True
     answer.stop_reason = answer.stop_reason or END_TURN
-    answer.goes_on = answer.stop_reason in GOES_ON
+    answer.goes_on = answer.stop_reason == "pause_turn" or (answer.stop_reason == "tool_use" and bool(answer.calls))
     if answer.stop_reason == "model_context_window_exceeded":
         message = "the conversation has filled the model's context window"
         answer.failure = provider_failure("anthropic", message, OVERFLOW)

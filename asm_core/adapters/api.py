@@ -34,6 +34,10 @@ Item = RawEvent | Completion
 
 TIMEOUT_S = 600.0
 """Without a byte from the provider."""
+CONNECT_S = 10.0
+"""For a connection to it."""
+MERGED: Mapping[str, type] = {"tools": list, "output_config": Mapping, "reasoning": Mapping, "text": Mapping}
+"""What of `sdk_opts` is not only passed on: our own part goes over it, or behind it."""
 CATCH_ALL = "invalid_request_error"
 """OpenAI's word for most refusals; the status tells more."""
 CAPABILITIES = (
@@ -87,10 +91,11 @@ class ApiAdapter:
 
     def validate_options(self, options: ProviderOptions) -> None:
         check_servers(options.mcp_servers)
-        if taken := sorted(self._own & options.sdk_opts.keys()):
-            field = f"provider_options.sdk_opts.{taken[0]}"
-            message = f"{field} is not open: the adapter sets it itself"
-            raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": field})
+        for name, value in options.sdk_opts.items():
+            if name in self._own:
+                raise _invalid(f"sdk_opts.{name}", "is not open: the adapter sets it itself")
+            if name in MERGED and not isinstance(value, MERGED[name] | None):
+                raise _invalid(f"sdk_opts.{name}", f"must be a {MERGED[name].__name__.lower()}")
 
     async def execute(self, execution: Execution) -> AsyncGenerator[Item, None]:
         options = execution.options
@@ -132,12 +137,11 @@ class ApiAdapter:
             try:
                 sending = self._create(client)(**request, stream=True)
             except TypeError as cause:  # only sdk_opts can name what the SDK does not know
-                field = "provider_options.sdk_opts"
-                message = f"{field}: {cause}"
-                raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": field}) from cause
+                raise _invalid("sdk_opts", f"is not what the SDK takes: {cause}") from cause
             stream = await sending
             try:
-                yield _plain(stream)
+                async with aclosing(_plain(stream)) as raws:
+                    yield raws
             finally:
                 await stream.close()
 
@@ -157,7 +161,8 @@ class ApiAdapter:
         if not self._key:
             message = f"{self.name} needs a key: set {self.key_variables}"
             raise provider_failure(self.name, message, UNAUTHENTICATED)
-        access = {"api_key": self._key, "base_url": self._base_url, "timeout": self._timeout_s, "max_retries": 0}
+        timeout = httpx2.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
+        access = {"api_key": self._key, "base_url": self._base_url, "timeout": timeout, "max_retries": 0}
         return self._connect(import_module(self.name), **access)
 
     @contextmanager
@@ -172,9 +177,14 @@ class ApiAdapter:
             raise
 
 
-async def _plain(stream: Any) -> AsyncIterator[Raw]:
+async def _plain(stream: Any) -> AsyncGenerator[Raw, None]:
     async for event in stream:
         yield event.to_dict()
+
+
+def _invalid(option: str, problem: str) -> AsmError:
+    field = f"provider_options.{option}"
+    return AsmError(ErrorCode.VALIDATION_ERROR, f"{field} {problem}", details={"field": field})
 
 
 def failure_of(provider: str, error: Exception, now: datetime) -> AsmError | None:

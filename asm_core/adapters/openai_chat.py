@@ -41,7 +41,7 @@ class ChatProtocol:
 
     def read(self, raw: Raw, answer: Answer) -> Iterable[RawEvent]:
         if answer.id is None:
-            yield from answer.begun(raw.get("id") or "", raw.get("model"))
+            yield from answer.begun(raw.get("id") or "", raw.get("model") or self._model)
         if usage := raw.get("usage"):
             answer.usage |= counted(usage, "prompt", "completion")
         for choice in raw.get("choices") or ():

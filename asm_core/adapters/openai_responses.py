@@ -48,7 +48,8 @@ class ResponsesProtocol:
     def read(self, raw: Raw, answer: Answer) -> Iterable[RawEvent]:
         match raw.get("type"):
             case "response.created":
-                return answer.begun(raw["response"].get("id"), raw["response"].get("model"))
+                response = raw["response"]
+                return answer.begun(response.get("id"), response.get("model") or self._model)
             case "response.output_text.delta":
                 return answer.said(raw["delta"])
             case "response.refusal.delta":

@@ -37,6 +37,8 @@ Open = Callable[[Request], AbstractAsyncContextManager[AsyncIterator[Raw]]]
 END_TURN = "end_turn"
 """The good end of an answer, in one word for all providers; every other stop reason is the provider's own."""
 REFUSAL = "refusal"
+MAX_RESULT = 1_048_576
+"""Characters of a tool's result."""
 NOT_RUN = "not run: the answer ended with {}"
 
 
@@ -97,7 +99,7 @@ class Answer:
     failure: AsmError | None = None
     """The answer is complete and cannot be used."""
 
-    def begun(self, id: str | None, model: str | None) -> Iterator[RawEvent]:
+    def begun(self, id: str | None, model: str) -> Iterator[RawEvent]:
         """The run's first event, if this is its first answer."""
         self.id = id
         if self.opens_run:
@@ -168,7 +170,7 @@ class Toolbox:
         verdict = await execution.gate(use)
         if not verdict.is_allowed:
             return ToolResult(verdict.reason or "denied", is_error=True)
-        return await source.call(call.name, call.input)
+        return _bounded(await source.call(call.name, call.input))
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,6 +266,14 @@ class ToolLoop:
 
     def _cut(self) -> AsmError:
         return provider_failure(self.provider, "the stream ended before the answer was complete", CUT)
+
+
+def _bounded(result: ToolResult) -> ToolResult:
+    """What is longer than any model reads is cut, before it gets into the log."""
+    text = text_of(result.content)
+    if len(text) <= MAX_RESULT:
+        return result
+    return ToolResult(f"{text[:MAX_RESULT]}… [{len(text) - MAX_RESULT} more characters]", result.is_error)
 
 
 def told(result: ToolResult) -> str:

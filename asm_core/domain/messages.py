@@ -59,6 +59,9 @@ def _invalid(field: str, message: str) -> AsmError:
 
 
 def _as_text(content: Any) -> str:
+    """Of blocks what they say; one that says nothing (an image) leaves its kind."""
+    if isinstance(content, list) and all(isinstance(block, Mapping) and "type" in block for block in content):
+        return "\n".join(text_of(block.get("text", f"[{block['type']}]")) for block in content)
     return content if isinstance(content, str) else text_of(content)
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from genai_prices import Usage, calc_price
 
+from asm_core.adapters import tool_loop
 from asm_core.adapters.anthropic import AnthropicAdapter
 from asm_core.adapters.api import ApiAdapter
 from asm_core.adapters.openai import OpenAIAdapter
@@ -87,7 +88,7 @@ def tools() -> Tools:
 
 @pytest.fixture(scope="module")
 async def adapters(provider_server: ProviderServer, tools: Tools) -> AsyncIterator[Mapping[str, ApiAdapter]]:
-    given: dict[str, Any] = {"api_key": KEY, "tools": tools.offered(), "timeout_s": SILENCE_S, "model": "some-model"}
+    given: dict[str, Any] = {"api_key": KEY, "tools": tools.offered(), "model": "some-model"}
     made: dict[str, ApiAdapter] = {
         "anthropic": AnthropicAdapter(base_url=provider_server.url, **given),
         "responses": OpenAIAdapter(base_url=provider_server.openai_url, **given),
@@ -234,6 +235,16 @@ async def test_a_bound_on_turns_fails_the_run_and_keeps_its_output(
     assert end.data["num_turns"] == 2
 
 
+async def test_a_result_that_no_model_reads_is_cut(
+    adapters: Mapping[str, ApiAdapter], providers: ProviderServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before it gets into the log or the next request."""
+    monkeypatch.setattr(tool_loop, "MAX_RESULT", 4)
+    providers.script.add(s.tool("add", {"a": 123_456_000}), s.text("much"))
+    items = await played(adapters["anthropic"])
+    assert the(items, "tool_call_completed")[0]["tool_output"] == "1234… [5 more characters]"
+
+
 async def test_an_answer_cut_in_a_call_closes_the_call(adapter: ApiAdapter, providers: ProviderServer) -> None:
     """Its input may be half of what was meant."""
     providers.script.add(replace(s.tool("add", {"a": 1}), stop=s.Stop.MAX_TOKENS))
@@ -362,7 +373,8 @@ async def test_a_broken_stream_is_never_a_success(
 ) -> None:
     """spec/04 check 45, B21; spec/06 §3.2: a stream that ends is no answer that is complete."""
     providers.script.add(s.broken(fault))
-    told, error = await events_until_failure(adapter, asking())
+    options = {"sdk_opts": {"timeout": SILENCE_S}} if fault is Fault.SILENT else {}
+    told, error = await events_until_failure(adapter, asking(**options))
     assert told == ["run_started", "message_streamed"]
     assert (error.code, (error.provider_error or {})["kind"]) == (code, kind)
 
@@ -381,7 +393,7 @@ async def test_tokens_of_a_broken_answer_are_told(
 async def test_a_server_that_is_not_there(provider_server: ProviderServer) -> None:
     """spec/04 §2.10: may pass."""
     for made in (AnthropicAdapter, OpenAIAdapter):
-        adapter = made(api_key=KEY, base_url="http://127.0.0.1:9", timeout_s=SILENCE_S)
+        adapter = made(api_key=KEY, base_url="http://127.0.0.1:9")
         told, error = await events_until_failure(adapter, asking())
         assert (told, error.code, error.retryable) == ([], "provider_unavailable", True)
         await adapter.aclose()
@@ -585,6 +597,8 @@ def test_an_input_that_no_model_takes_is_refused(value: Mapping[str, Any], field
     [
         ({"sdk_opts": {"stream": False}}, "sdk_opts.stream"),
         ({"sdk_opts": {"messages": []}}, "sdk_opts.messages"),
+        ({"sdk_opts": {"tools": {}}}, "sdk_opts.tools"),
+        ({"sdk_opts": {"text": 1}}, "sdk_opts.text"),
         ({"mcp_servers": {"a b": {"command": "x"}}}, "mcp_servers.a b"),
         ({"mcp_servers": {"a": {"command": "x", "args": "y"}}}, "mcp_servers.a"),
         ({"mcp_servers": {"a": {"command": "x", "env": {"A": 1}}}}, "mcp_servers.a"),

@@ -99,6 +99,31 @@ async def test_what_a_function_raises_is_a_result() -> None:
     assert await fail.call({}) == ToolResult("LookupError: badly", is_error=True)
 
 
+async def test_what_a_function_cancels_itself_does_not_cancel_the_run() -> None:
+    @tool
+    async def stumble() -> None:
+        raise asyncio.CancelledError
+
+    assert await stumble.call({}) == ToolResult("cancelled", is_error=True)
+
+
+async def test_a_blocked_function_is_left_behind() -> None:
+    """Stopping the run does not wait for it."""
+    begun, go_on = threading.Event(), threading.Event()
+
+    @tool
+    def block() -> None:
+        begun.set()
+        go_on.wait(10)
+
+    calling = asyncio.create_task(block.call({}))
+    await asyncio.to_thread(begun.wait, 10)
+    calling.cancel()
+    await asyncio.wait([calling], timeout=5)
+    assert calling.cancelled()
+    go_on.set()
+
+
 async def test_results_are_plain_json() -> None:
     """What has no form in JSON is its text."""
 
