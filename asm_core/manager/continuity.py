@@ -75,12 +75,13 @@ class Conversations:
         self._remembered = remembered
         self._settled: OrderedDict[str, Transcript] = OrderedDict()
 
-    async def continued(self, run: Run, session: Session, *, resumes: bool) -> Continued:
+    async def continued(self, run: Run, session: Session, *, resumes: bool, chars_per_token: int = 4) -> Continued:
         """
         How the run goes on: natively where the provider can and its session holds all that was said, else by replay.
 
         Args:
             resumes: whether the run's provider can resume its own sessions.
+            chars_per_token: for a bound in tokens.
 
         Raises:
             AsmError: `invalid_operation` (the run insists on resuming, and there is nothing to resume from),
@@ -98,7 +99,7 @@ class Conversations:
         if options.continuation is Continuation.NATIVE:
             return Continued(resume=handle) if handle else await self._nothing_to_resume(run)
         whole = await self.before(run)
-        said = whole.within(Budget(**options.continuation_opts))
+        said = whole.within(Budget(chars_per_token=chars_per_token, **options.continuation_opts))
         left_out = len(whole.messages) - len(said.messages)
         return Continued(handle if options.continuation is Continuation.AUTO else None, said, left_out)
 
@@ -109,7 +110,7 @@ class Conversations:
         return provider_handle(loads(started[-1].body)["data"]) if started else None
 
     async def _handle(self, run: Run, session: Session) -> str | None:
-        """The provider's session, if the run that ended last used it: then it holds everything that was said."""
+        """The provider's session, if it holds everything that was said: that is up to the run that ended last."""
         options = run.options
         known = session.metadata.get("provider_sessions", {}).get(options.provider if options else None) or {}
         handle = known.get("provider_session_id")
@@ -120,7 +121,9 @@ class Conversations:
         last = max(ended, key=lambda other: (other.ended_at, other.id), default=None)
         if last is None or last.provider_metadata.get("provider_session_id") != handle:
             return None
-        return str(handle)
+        is_first = len(ended) == 1 and page.cursor is None and session.forked_at is None
+        went_on = last.options is not None and last.options.continuation is not Continuation.NONE
+        return str(handle) if is_first or went_on else None
 
     async def _nothing_to_resume(self, run: Run) -> Continued:
         """Fine for a session in which nothing was said yet."""

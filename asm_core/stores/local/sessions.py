@@ -31,9 +31,14 @@ class Changed:
 
 
 def create_session(tx: Tx, given: Mapping[str, Any], limiter: str | None, *, activate: bool) -> Changed:
-    """With its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe)."""
+    """
+    With its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe); an id that is
+    another tenant's is refused, and nothing of that session told.
+    """
     session_id, tenant_id = given["id"], given["tenant_id"]
-    if tx.db.find("sessions", session_id) is not None:
+    if (known := tx.db.find("sessions", session_id)) is not None:
+        if known["tenant_id"] != tenant_id:
+            raise refusals.id_taken("session", session_id)
         return Changed(session=with_bounds(tx, session_id))
     kept = (
         "id", "tenant_id", "agent_id", "parent_session_id", "provider", "model", "metadata", "context", "tags",
@@ -117,7 +122,7 @@ def change_session(
     if with_bounds(tx, session_id)["status"] in rule.sources:  # a one-shot's session has ended with its run just above
         tx.db.update("sessions", session_id, status=str(rule.to), updated_at=tx.now)
         events.append(emit(tx, session_id, rule.event, data))
-    audit(tx, f"session.{rule.to}", tenant_id, session_id, None, {})
+        audit(tx, f"session.{rule.to}", tenant_id, session_id, None, {})
     wake = successors(tx, session_id)
     return Changed(session=with_bounds(tx, session_id), events=events, wake=wake, nudges=nudges)
 
@@ -137,5 +142,6 @@ def _ask_to_stop(tx: Tx, session_id: str) -> list[tuple[str, str]]:
     for run in in_order(tx.db.rows("runs", {"id": tuple(held_by)})):
         if run["cancel_requested_at"] is None:
             tx.db.update("runs", run["id"], cancel_requested_at=tx.now, cancel_kind="cancel")
+            audit(tx, "run.cancel_requested", run["tenant_id"], session_id, run["id"], {"kind": "cancel"})
             asked.append((held_by[run["id"]], run["id"]))
     return asked
