@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from asm_core import AsmError, ScriptedAdapter
+import asm_core
+from asm_core import AsmError, ProviderAdapter, ScriptedAdapter
 
 MEMORY = "memory://"
 
@@ -52,3 +55,37 @@ async def refusal(call: Awaitable[object]) -> AsmError:
 def skip(why: str) -> None:
     """This machine lacks what the example needs."""
     print(f"SKIP: {why}")
+
+
+def _fakes() -> tuple[Any, Any]:
+    """The pretended providers of this checkout's tests; no installed package has them."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.fakes import script
+    from tests.fakes.server import ProviderServer
+
+    return script, ProviderServer()
+
+
+@contextmanager
+def model_api(name: str, *answers: tuple[str, Any], **given: Any) -> Iterator[ProviderAdapter]:
+    """
+    An adapter of `anthropic` or `openai`: the real one where its key is set, otherwise one whose model says what it is
+    told to.
+
+    Args:
+        answers: of that model, in order: `("say", text)` or `("call", {tool: input, …})`.
+        given: further arguments of the adapter.
+    """
+    make = getattr(asm_core, {"anthropic": "AnthropicAdapter", "openai": "OpenAIAdapter"}[name])
+    if os.environ.get(f"{name.upper()}_API_KEY"):
+        yield make(**given)
+        return
+    script, server = _fakes()
+    with server:
+        for kind, told in answers:
+            if kind == "say":
+                server.script.add(script.text(told))
+            else:
+                server.script.add(script.tools(*(script.ToolCall(*call) for call in told.items())))
+        url = server.url if name == "anthropic" else server.openai_url
+        yield make(api_key="none is needed", base_url=url, **given)
