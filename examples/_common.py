@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from asm_core import AsmError, ScriptedAdapter
+from pydantic import SecretStr
 
+from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, ScriptedAdapter
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+"""For `tests.fakes`, the servers that pretend to be the providers'."""
 MEMORY = "memory://"
 
 
@@ -27,6 +33,26 @@ def temporary_folder() -> Iterator[Path]:
     """Removed in the end."""
     with TemporaryDirectory(prefix="asm-example-") as folder:
         yield Path(folder)
+
+
+@contextmanager
+def pretended_providers() -> Iterator[Any]:
+    """The servers of the tests, in the place of the providers'; an agent itself is the real one."""
+    from tests.fakes.server import ProviderServer
+
+    with ProviderServer() as server:
+        yield server
+
+
+@contextmanager
+def a_claude() -> Iterator[tuple[Any, Any]]:
+    """Claude Code, and the server that it calls; with a key of yours and no base URL it would be Anthropic's."""
+    if find_spec("claude_agent_sdk") is None:
+        skip("needs pip install 'agent-session-manager[claude]'")
+        raise SystemExit
+    with pretended_providers() as server, temporary_folder() as folder:
+        access = ProviderAccess(base_url=server.url, api_key=SecretStr("no key"), model="claude-haiku-4-5-20251001")
+        yield ClaudeAdapter(AgentFolders(folder), access), server
 
 
 def claim(what: str, holds: bool) -> None:
