@@ -299,7 +299,7 @@ class AsyncAsmClient:
         since: str | None = None,
         until: str | None = None,
         order_by: str = "sequence_asc",
-        limit: int = 100,
+        limit: int | None = None,
         cursor: str | None = None,
     ) -> Json:
         """
@@ -323,6 +323,27 @@ class AsyncAsmClient:
             "cursor": cursor,
         }
         return await self._call("GET", "/v1/events", params=params)
+
+    async def audit(
+        self,
+        session_id: str,
+        *,
+        run_id: str | None = None,
+        actions: Sequence[str] = (),
+        since: str | None = None,
+        limit: int = 100,
+        cursor: str | None = None,
+    ) -> Json:
+        """
+        `{entries, cursor}`: what was done to a session and its runs, oldest first.
+
+        Args:
+            actions: any of these, `run.submitted`, `session.paused`, …
+            since: ISO 8601, exclusive.
+            cursor: of the page before, with the same filters.
+        """
+        params = {"run_id": run_id, "action": list(actions), "since": since, "limit": limit, "cursor": cursor}
+        return await self._call("GET", f"/v1/sessions/{session_id}/audit", params=params)
 
     async def usage(
         self,
@@ -538,6 +559,7 @@ class AsmClient(Facade[AsyncAsmClient]):
     interrupt = blocking(AsyncAsmClient.interrupt)
     events = blocking(AsyncAsmClient.events)
     search_events = blocking(AsyncAsmClient.search_events)
+    audit = blocking(AsyncAsmClient.audit)
     usage = blocking(AsyncAsmClient.usage)
     queue = blocking(AsyncAsmClient.queue)
     stats = blocking(AsyncAsmClient.stats)

@@ -250,6 +250,24 @@ class QueueAnswer(Answer):
     last_sequence: int
 
 
+class AuditAnswer(Answer):
+    id: int
+    """Rises with every entry of a session."""
+    at: datetime
+    action: str
+    """`run.submitted`, `run.claimed`, `session.paused`, …"""
+    session_id: str
+    run_id: str | None
+    actor: str | None
+    data: dict[str, Any]
+
+
+class AuditPage(Answer):
+    entries: list[AuditAnswer]
+    cursor: str | None
+    """Give it back, with the same filters, for what comes behind this page; null when this is the last one."""
+
+
 class EventSearchPage(Answer):
     events: list[EventAnswer]
     cursor: str | None

@@ -24,10 +24,12 @@ from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.audit import AuditLog
 from asm_core.ports.query import QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.audit import SqlAuditLog
 from asm_core.stores.sql.engine import open_engine
 from asm_core.stores.sql.query import SqlQueryAPI
 from asm_core.stores.sql.store import SqlSessionStore
@@ -47,6 +49,7 @@ class Deps:
     settings: Settings
     store: SessionStore
     query: QueryAPI
+    audit: AuditLog
     hub: Hub
     submitter: Submitter
     sessions: Sessions
@@ -91,7 +94,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         stack.push_async_callback(asyncio.to_thread, wakeups.close)
         nudges = RedisNudges(settings)
         stack.push_async_callback(nudges.close)
-        providers = build_providers(settings)
+        providers = build_providers(settings, store)
         stack.push_async_callback(providers.close)
         publisher = Publisher(bus, settings.event_limits.publish_buffer)
         await stack.enter_async_context(publisher.running())
@@ -104,6 +107,7 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
             settings=settings,
             store=store,
             query=SqlQueryAPI(engine, price_of=price_list(settings.pricing_table).price_of),
+            audit=SqlAuditLog(engine),
             hub=hub,
             submitter=Submitter(
                 queue,

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
     from asm_core.adapters.shell import ShellAdapter as ShellAdapter
+    from asm_core.domain.audit import AuditEntry as AuditEntry
     from asm_core.domain.capability import Capability as Capability
     from asm_core.domain.capability import CapabilityType as CapabilityType
     from asm_core.domain.errors import AsmError as AsmError
@@ -35,15 +36,18 @@ if TYPE_CHECKING:
     from asm_core.domain.session import DEFAULT_TENANT as DEFAULT_TENANT
     from asm_core.domain.session import Session as Session
     from asm_core.domain.transcript import Transcript as Transcript
+    from asm_core.domain.upcasting import UPCASTERS as UPCASTERS
     from asm_core.library import Store as Store
     from asm_core.library import open_manager as open_manager
     from asm_core.library import open_store as open_store
     from asm_core.library import run_once as run_once
+    from asm_core.manager.audit import AuditLogger as AuditLogger
     from asm_core.manager.oneshot import StreamSession as StreamSession
     from asm_core.manager.runtime import SessionRuntime as SessionRuntime
     from asm_core.manager.session_manager import ExecutionResult as ExecutionResult
     from asm_core.manager.session_manager import SessionManager as SessionManager
     from asm_core.manager.session_manager import event_of as event_of
+    from asm_core.ports.audit import AuditFilter as AuditFilter
     from asm_core.ports.provider import Completion as Completion
     from asm_core.ports.provider import Execution as Execution
     from asm_core.ports.provider import ProviderAdapter as ProviderAdapter
@@ -63,6 +67,7 @@ _HOMES = {
     "ShellAdapter": "adapters.shell",
     "Capability": "domain.capability",
     "CapabilityType": "domain.capability",
+    "AuditEntry": "domain.audit",
     "AsmError": "domain.errors",
     "ErrorCode": "domain.errors",
     "Event": "domain.event",
@@ -79,15 +84,18 @@ _HOMES = {
     "DEFAULT_TENANT": "domain.session",
     "Session": "domain.session",
     "Transcript": "domain.transcript",
+    "UPCASTERS": "domain.upcasting",
     "Store": "library",
     "open_manager": "library",
     "open_store": "library",
     "run_once": "library",
+    "AuditLogger": "manager.audit",
     "StreamSession": "manager.oneshot",
     "SessionRuntime": "manager.runtime",
     "ExecutionResult": "manager.session_manager",
     "SessionManager": "manager.session_manager",
     "event_of": "manager.session_manager",
+    "AuditFilter": "ports.audit",
     "Completion": "ports.provider",
     "Execution": "ports.provider",
     "ProviderAdapter": "ports.provider",

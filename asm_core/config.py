@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +21,7 @@ from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionStatus
 from asm_core.domain.pricing import parse_price_table
+from asm_core.domain.provider_error import DEFAULT_LIMITS, TextLimits
 from asm_core.domain.redaction import REDACTOR, RedactionOptions, Redactor, Replace
 from asm_core.domain.retention import MAX_BATCH_SIZE, RetentionPolicy, parse_bound
 
@@ -68,6 +69,10 @@ class RunLimits:
     """For an adapter to stop; then the run ends without it."""
     idle_timeout_s: float = 600.0
     """Without any provider event."""
+    error_text: TextLimits = DEFAULT_LIMITS
+    """Kept of a provider's error output."""
+    chars_per_token: int = 4
+    """An estimate, for a conversation's token budget."""
     retries: int = 2
     """Of a provider's request that failed before its first event, where another try may help."""
     max_retry_wait_s: float = 30.0
@@ -82,6 +87,9 @@ class LibraryOptions(BaseModel):
     """The settings that library calls fall back to; `asm_core.options` lays a context's overrides over them."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
+
+    audit_logging_enabled: bool = True
+    """Whether `AuditLogger` writes anything; what the store's own transactions record is always kept."""
 
     redaction_enabled: bool = True
     """Whether secrets are masked before anything is stored, published or logged."""
@@ -156,6 +164,12 @@ class LibraryOptions(BaseModel):
     def _own_secrets(self) -> tuple[str, ...]:
         """Of the installation."""
         return ()
+
+    @property
+    def run_limits(self) -> RunLimits:
+        """Taken once, by whoever executes runs."""
+        limits = TextLimits(max_bytes=self.error_text_max_bytes, max_lines=self.error_text_max_lines)
+        return RunLimits(error_text=limits, chars_per_token=self.chars_per_token)
 
     @property
     def retention(self) -> RetentionPolicy:
@@ -388,7 +402,8 @@ class Settings(BaseSettings, LibraryOptions):
 
     @property
     def run_limits(self) -> RunLimits:
-        return RunLimits(
+        return replace(
+            super().run_limits,
             cancel_grace_s=self.cancel_grace_ms / 1000,
             idle_timeout_s=self.run_idle_timeout_ms / 1000,
             retries=self.provider_retries,

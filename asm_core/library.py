@@ -29,6 +29,7 @@ from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.artifacts import ArtifactStore
+from asm_core.ports.audit import AuditLog
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.query import Maintenance, QueryAPI
 from asm_core.ports.queue import RunQueue
@@ -51,6 +52,7 @@ class Store:
 
     queue: RunQueue
     records: SessionStore
+    audit: AuditLog
     times: FleetTimes
     """Liveness and repair: the same for everybody who works on this store."""
     engine: AsyncEngine | None = None
@@ -114,13 +116,16 @@ def open_store(url: str, *, times: FleetTimes | None = None) -> AbstractAsyncCon
 @asynccontextmanager
 async def _open_memory(times: FleetTimes) -> AsyncIterator[Store]:
     from asm_core.stores.memory import MemoryRecords, MemorySessionStore
+    from asm_core.stores.memory_audit import MemoryAuditLog
 
     records, clock = MemoryRecords(), SystemClock()
-    yield Store(LocalRunQueue(records, times, clock), MemorySessionStore(records, clock), times)
+    queue = LocalRunQueue(records, times, clock)
+    yield Store(queue, MemorySessionStore(records, clock), MemoryAuditLog(records, clock), times)
 
 
 @asynccontextmanager
 async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
+    from asm_core.stores.sql.audit import SqlAuditLog
     from asm_core.stores.sql.engine import open_sqlite, sqlite_url
     from asm_core.stores.sql.migrate import migrate
     from asm_core.stores.sql.sqlite import SqliteRecords
@@ -130,7 +135,8 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
     engine = open_sqlite(path)
     records = SqlSessionStore(engine)
     try:
-        yield Store(LocalRunQueue(SqliteRecords(engine), times, SystemClock()), records, times, engine)
+        queue = LocalRunQueue(SqliteRecords(engine), times, SystemClock())
+        yield Store(queue, records, SqlAuditLog(engine), times, engine)
     finally:
         await records.close()
 
@@ -138,6 +144,7 @@ async def _open_sqlite(path: Path, times: FleetTimes) -> AsyncIterator[Store]:
 @asynccontextmanager
 async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
     from asm_core.stores.postgres.queue import PostgresRunQueue
+    from asm_core.stores.sql.audit import SqlAuditLog
     from asm_core.stores.sql.engine import open_engine
     from asm_core.stores.sql.store import SqlSessionStore
 
@@ -146,7 +153,7 @@ async def _open_postgres(url: str, times: FleetTimes) -> AsyncIterator[Store]:
     engine = open_engine(url, application_name=APPLICATION)
     records = SqlSessionStore(engine)
     try:
-        yield Store(queue, records, times, engine)
+        yield Store(queue, records, SqlAuditLog(engine), times, engine)
     finally:
         await records.close()
         await queue.close()
@@ -196,7 +203,7 @@ async def open_manager(
             files_of=RememberedFiles().of,
             prices=price_list(chosen.pricing_table),
             redactor=redactor,
-            limits=run_limits or RunLimits(),
+            limits=run_limits or chosen.run_limits,
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,
         )
@@ -205,6 +212,7 @@ async def open_manager(
             adapter=adapter,
             tenant_id=tenant_id,
             store=records,
+            audit=opened.audit,
             sessions=Sessions(queue, records, worker, worker, publisher, redactor),
             submitter=Submitter(queue, records, worker, publisher, adapter_of, MAX_INPUT_BYTES, redactor),
             control=Control(queue, records, worker, worker, publisher, redactor),

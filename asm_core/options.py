@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -66,11 +66,21 @@ def override(**values: Any) -> Iterator[None]:
     Raises:
         AsmError: `validation_error`, naming the key that is unknown or whose value is not valid.
     """
-    token = _overrides.set({**_overrides.get(), **_valid(values)})
+    token = put(**values)
     try:
         yield
     finally:
         _overrides.reset(token)
+
+
+def put(**values: Any) -> Token[Mapping[str, Any]]:
+    """
+    As `override`, for the rest of this thread or task.
+
+    Raises:
+        AsmError: as `override`.
+    """
+    return _overrides.set({**_overrides.get(), **_valid(values)})
 
 
 def _check_keys(*keys: str) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+from asm_core.clock import SystemClock
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.ports.provider import ProviderAdapter
+from asm_core.ports.store import SessionStore
 
 Factory = Callable[[], ProviderAdapter]
 
@@ -38,9 +40,14 @@ class Providers:
             await adapter.aclose()
 
 
-def build_providers(settings: Settings) -> Providers:
-    """Every provider that the settings allow."""
-    factories: dict[str, Factory] = {"scripted": lambda: _scripted(settings)}
+def build_providers(settings: Settings, store: SessionStore) -> Providers:
+    """
+    Every provider that the settings allow.
+
+    Args:
+        store: what is played by `replay` is read from it.
+    """
+    factories: dict[str, Factory] = {"scripted": lambda: _scripted(settings), "replay": lambda: _replay(store)}
     if settings.shell_enabled:
         factories["shell"] = lambda: _shell(settings)
     return Providers(factories)
@@ -50,6 +57,12 @@ def _scripted(settings: Settings) -> ProviderAdapter:
     from asm_core.adapters.scripted import ScriptedAdapter
 
     return ScriptedAdapter(allow_crash=settings.allow_crash)
+
+
+def _replay(store: SessionStore) -> ProviderAdapter:
+    from asm_core.adapters.replay import ReplayAdapter
+
+    return ReplayAdapter(store, SystemClock())
 
 
 def _shell(settings: Settings) -> ProviderAdapter:

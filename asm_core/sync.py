@@ -20,7 +20,7 @@ from asm_core.blocking import Facade, blocking, iterated
 from asm_core.config import RunLimits
 from asm_core.domain.event import Event
 from asm_core.domain.session import DEFAULT_TENANT
-from asm_core.manager import session_manager
+from asm_core.manager import audit, session_manager
 from asm_core.manager.oneshot import StreamSession
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.store import EventFilter
@@ -48,6 +48,12 @@ class SessionManager(Facade[_Manager]):
     get_run = blocking(_Manager.get_run)
     get_session_runs = blocking(_Manager.get_session_runs)
     get_session_events = blocking(_Manager.get_session_events)
+    get_audit_log = blocking(_Manager.get_audit_log)
+
+    def audit_logger(self, *, actor: str | None = None, legacy_event_log: bool = False) -> AuditLogger:
+        """As the asynchronous one, blocking."""
+        logger = self._inner.audit_logger(actor=actor, legacy_event_log=legacy_event_log)
+        return AuditLogger(logger, self._portal)
 
     def stream_session_events(
         self, session_id: str, where: EventFilter | None = None, *, until_idle: bool = False
@@ -61,6 +67,16 @@ class SessionManager(Facade[_Manager]):
         stream = StreamSession(self._inner, input, **fields)
         with self._portal.wrap_async_context_manager(stream):
             yield BlockingStream(stream, self._portal)
+
+
+class AuditLogger(Facade[audit.AuditLogger]):
+    """`asm_core.AuditLogger` with the same calls; `set_enabled` holds for the thread that calls it."""
+
+    log_run_started = blocking(audit.AuditLogger.log_run_started)
+    log_run_completed = blocking(audit.AuditLogger.log_run_completed)
+    log_run_failed = blocking(audit.AuditLogger.log_run_failed)
+    log_error = blocking(audit.AuditLogger.log_error)
+    log_usage_metrics = blocking(audit.AuditLogger.log_usage_metrics)
 
 
 class BlockingStream(Facade[StreamSession]):

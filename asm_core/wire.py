@@ -10,6 +10,7 @@ import orjson
 
 from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.fields import timestamp_text, to_jsonable
+from asm_core.domain.upcasting import UPCASTERS
 
 
 def dumps(value: Any) -> bytes:
@@ -60,11 +61,19 @@ def frame_of_event(event: Event) -> EventFrame:
 
 
 def frame_of_map(value: Mapping[str, Any]) -> EventFrame:
-    """The frame of a stored event in its wire form."""
+    """The frame of a stored event in its wire form, of whatever version."""
     return EventFrame(
         session_id=value["session_id"],
         sequence_number=value["sequence_number"],
         type=value["type"],
         run_id=value["run_id"],
         body=dumps(value),
+        schema_version=value["schema_version"],
     )
+
+
+def up_to_date(frame: EventFrame) -> EventFrame:
+    """The frame as this process reads it (`domain/upcasting.py`): itself, unless it is of another schema version."""
+    if UPCASTERS.is_current(frame.type, frame.schema_version):
+        return frame
+    return frame_of_map(UPCASTERS.apply(loads(frame.body)))

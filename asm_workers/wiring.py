@@ -147,7 +147,7 @@ async def _open_deps(
     stack.push_async_callback(store.close)
     damper = Damper(settings, wakeups)
     stack.push_async_callback(damper.close)
-    providers = build_providers(settings)
+    providers = build_providers(settings, store)
     stack.push_async_callback(providers.close)
     return Deps(
         settings=settings,

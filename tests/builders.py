@@ -28,13 +28,16 @@ from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.run import OnWorkerLost, Run, RunOptions, RunOutcome
 from asm_core.domain.session import Session
 from asm_core.pipeline.context import RunContext
+from asm_core.ports.audit import AuditLog
 from asm_core.ports.provider import Execution
 from asm_core.ports.queue import Claimed, NotClaimed, Submission, Submitted
 from asm_core.ports.store import SessionStore
 from asm_core.stores.local.queue import LocalRunQueue
 from asm_core.stores.local.records import TABLES, Records, Transaction
 from asm_core.stores.memory import MemoryRecords, MemorySessionStore
+from asm_core.stores.memory_audit import MemoryAuditLog
 from asm_core.stores.postgres.queue import PostgresRunQueue
+from asm_core.stores.sql.audit import SqlAuditLog
 from asm_core.stores.sql.engine import open_engine, open_sqlite
 from asm_core.stores.sql.sqlite import SqliteRecords
 from asm_core.stores.sql.store import SqlSessionStore
@@ -177,6 +180,7 @@ class World:
     queue: Any
     """RunQueue, with `set_limiter`."""
     store: SessionStore
+    audit: AuditLog
     peek: Peek
     times: FleetTimes
     _ordinals: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -300,7 +304,8 @@ async def open_memory_world(
     """Ends with a look whether everything is sound."""
     records, clock, times = MemoryRecords(), SystemClock(), times or FleetTimes()
     queue = LocalRunQueue(records, times, clock, limiter=limiter)
-    world = World(queue, MemorySessionStore(records, clock), LocalPeek(records), times)
+    audit = MemoryAuditLog(records, clock)
+    world = World(queue, MemorySessionStore(records, clock), audit, LocalPeek(records), times)
     yield world
     if ends_sound:
         assert await world.peek.violations() == []
@@ -314,7 +319,8 @@ async def open_sqlite_world(
     engine, clock, times = open_sqlite(path), SystemClock(), times or FleetTimes()
     records = SqliteRecords(engine)
     queue = LocalRunQueue(records, times, clock, limiter=limiter)
-    world = World(queue, SqlSessionStore(engine, clock), LocalPeek(records), times)
+    audit = SqlAuditLog(engine, clock)
+    world = World(queue, SqlSessionStore(engine, clock), audit, LocalPeek(records), times)
     try:
         yield world
         if ends_sound:
@@ -393,7 +399,8 @@ async def open_world(
     connection = await psycopg.AsyncConnection.connect(database_url, autocommit=True, row_factory=dict_row)
     try:
         peek = PostgresPeek(database_url, connection)
-        yield PostgresWorld(queue, SqlSessionStore(engine), peek, times, url=database_url, connection=connection)
+        store, audit = SqlSessionStore(engine), SqlAuditLog(engine)
+        yield PostgresWorld(queue, store, audit, peek, times, url=database_url, connection=connection)
     finally:
         await connection.close()
         await engine.dispose()

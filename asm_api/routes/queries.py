@@ -38,7 +38,7 @@ async def search_events(
     since: Instant = None,
     until: Instant = None,
     order_by: Annotated[EventOrder, Query(description="Across sessions prefer a time.")] = "sequence_asc",
-    limit: Limit = 100,
+    limit: Limit | None = None,
     cursor: PageCursor = None,
 ) -> Response:
     """Of all sessions. The cursor of a page belongs to its filters and order."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Response
@@ -9,6 +10,7 @@ from fastapi import APIRouter, Query, Response
 from asm_api.auth import Tenant
 from asm_api.routes import Filter, Limit, PageCursor, answer
 from asm_api.schemas import (
+    AuditPage,
     DrainRequest,
     EndQueued,
     EndRequest,
@@ -17,14 +19,19 @@ from asm_api.schemas import (
     SessionAnswer,
     SessionPage,
     SessionRequest,
+    Text,
 )
 from asm_api.wiring import Wired
 from asm_core.clock import SystemClock, new_id
 from asm_core.domain import ids
 from asm_core.domain.session import Session
+from asm_core.ports.audit import AuditFilter
 from asm_core.ports.store import QueueStatus
 
 router = APIRouter(prefix="/v1/sessions", tags=["sessions"])
+
+MAX_ACTIONS = 100
+"""Values of one filter."""
 
 Queued = Annotated[EndQueued | None, Query(description="The same as in the body.")]
 
@@ -107,6 +114,25 @@ async def drain_session(session_id: str, deps: Wired, tenant_id: Tenant, body: D
 @router.get("/{session_id}/queue", response_model=QueueAnswer)
 async def get_queue(session_id: str, deps: Wired, tenant_id: Tenant) -> Response:
     return answer(_queue_map(await deps.store.queue_status(session_id, tenant_id)))
+
+
+@router.get("/{session_id}/audit", response_model=AuditPage)
+async def get_audit_log(
+    session_id: str,
+    deps: Wired,
+    tenant_id: Tenant,
+    run_id: Filter = None,
+    action: Annotated[list[Text] | None, Query(max_length=MAX_ACTIONS, description="Repeated: any of them.")] = None,
+    since: Annotated[datetime | None, Query(description="Exclusive; UTC where it names no zone.")] = None,
+    limit: Limit = 100,
+    cursor: PageCursor = None,
+) -> Response:
+    """What was done to the session and its runs, oldest first; of a deleted session too."""
+    where = AuditFilter(run_id=run_id, actions=action or (), since=since)
+    page = await deps.audit.get_audit_log(session_id, tenant_id, where, limit=limit, cursor=cursor)
+    if not page.items:  # a session without any entry: is there one at all?
+        await deps.store.get_session(session_id, tenant_id)
+    return answer({"entries": [entry.to_map() for entry in page.items], "cursor": page.cursor})
 
 
 def _cancels(body: EndRequest | None, query: EndQueued | None) -> bool:

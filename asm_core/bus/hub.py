@@ -19,6 +19,7 @@ from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventFrame
 from asm_core.ports.bus import BusListener, EventBus
 from asm_core.ports.store import SessionStore
+from asm_core.wire import up_to_date
 
 log = logging.getLogger(__name__)
 
@@ -132,8 +133,9 @@ class Hub:
     async def _receive(self, listener: BusListener) -> None:
         async for session_id, frames in listener.messages():
             if session_id:
+                ready = [*map(up_to_date, frames)]
                 for watch in self._watches.get(session_id, ()):
-                    watch.offer(frames)
+                    watch.offer(ready)
             else:
                 for watch in self._all():
                     watch.mark_stale()

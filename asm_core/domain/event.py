@@ -240,6 +240,8 @@ class EventFrame:
     run_id: str | None
     body: bytes
     """The event's JSON, one line, encoded once per process however many followers there are."""
+    schema_version: int = 1
+    """The body's."""
 
     @cached_property
     def sse(self) -> bytes:

@@ -75,12 +75,13 @@ class Conversations:
         self._remembered = remembered
         self._settled: OrderedDict[str, Transcript] = OrderedDict()
 
-    async def continued(self, run: Run, session: Session, *, resumes: bool) -> Continued:
+    async def continued(self, run: Run, session: Session, *, resumes: bool, chars_per_token: int = 4) -> Continued:
         """
         How the run goes on: natively where the provider can and its session holds all that was said, else by replay.
 
         Args:
             resumes: whether the run's provider can resume its own sessions.
+            chars_per_token: for a bound in tokens.
 
         Raises:
             AsmError: `invalid_operation` (the run insists on resuming, and there is nothing to resume from),
@@ -98,7 +99,7 @@ class Conversations:
         if options.continuation is Continuation.NATIVE:
             return Continued(resume=handle) if handle else await self._nothing_to_resume(run)
         whole = await self.before(run)
-        said = whole.within(Budget(**options.continuation_opts))
+        said = whole.within(Budget(chars_per_token=chars_per_token, **options.continuation_opts))
         left_out = len(whole.messages) - len(said.messages)
         return Continued(handle if options.continuation is Continuation.AUTO else None, said, left_out)
 

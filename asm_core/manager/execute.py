@@ -18,7 +18,7 @@ from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.messages import input_messages
 from asm_core.domain.pricing import PriceList
-from asm_core.domain.provider_error import normalize_error
+from asm_core.domain.provider_error import TextLimits, normalize_error
 from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
@@ -75,7 +75,7 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
         raise LeaseLost(attempt.writer.lease.run_id)
     await _store_held(ctx, attempt.writer, result)
     outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
-    outcome = _told(await _flushed(attempt.writer, outcome), attempt.adapter.name)
+    outcome = _told(await _flushed(attempt.writer, outcome), attempt.adapter.name, limits.error_text)
     return attempt.redactor.outcome(outcome)
 
 
@@ -228,9 +228,11 @@ def _outcome_of_stop(cause: StopCause, result: RunResult) -> RunOutcome:
     )
 
 
-def _told(outcome: RunOutcome, provider: str) -> RunOutcome:
+def _told(outcome: RunOutcome, provider: str, limits: TextLimits) -> RunOutcome:
     """With a provider's failure in the one shape that all have."""
-    return outcome if outcome.error is None else replace(outcome, error=normalize_error(outcome.error, provider))
+    if outcome.error is None:
+        return outcome
+    return replace(outcome, error=normalize_error(outcome.error, provider, limits))
 
 
 async def _flushed(writer: RunWriter, outcome: RunOutcome) -> RunOutcome:

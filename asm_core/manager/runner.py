@@ -88,7 +88,11 @@ class Runner:
         run = replace(claim.run, attempt=started.attempt)
         resumes = can_resume(adapter)
         try:
-            before = await self._patiently(lambda: self.conversations.continued(run, claim.session, resumes=resumes))
+            before = await self._patiently(
+                lambda: self.conversations.continued(
+                    run, claim.session, resumes=resumes, chars_per_token=self.limits.chars_per_token
+                )
+            )
         except AsmError as error:
             if error.code is not ErrorCode.INVALID_OPERATION:
                 raise

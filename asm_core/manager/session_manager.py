@@ -16,19 +16,22 @@ from typing import Any
 
 from asm_core.clock import SystemClock, new_id
 from asm_core.domain import ids
+from asm_core.domain.audit import AuditEntry
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventFrame
 from asm_core.domain.lifecycle import RunStatus
 from asm_core.domain.negotiation import CapabilityResolver
 from asm_core.domain.run import Run
 from asm_core.domain.session import Session
+from asm_core.manager.audit import AuditLogger, LegacyEventLog
 from asm_core.manager.control import Control
 from asm_core.manager.local_worker import LocalWorker
 from asm_core.manager.sessions import Sessions
 from asm_core.manager.submit import RunRequest, Submitter
 from asm_core.manager.subscribe import PAGE, Follower
+from asm_core.ports.audit import EVERYTHING, AuditFilter, AuditLog
 from asm_core.ports.provider import ProviderAdapter
-from asm_core.ports.store import EventFilter, SessionStore
+from asm_core.ports.store import EventFilter, Page, SessionStore
 from asm_core.wire import loads
 
 log = logging.getLogger(__name__)
@@ -65,6 +68,7 @@ class SessionManager:
     adapter: ProviderAdapter
     tenant_id: str
     store: SessionStore
+    audit: AuditLog
     sessions: Sessions
     submitter: Submitter
     control: Control
@@ -317,6 +321,29 @@ class SessionManager:
             async for frames in batches:
                 for frame in frames:
                     yield event_of(frame)
+
+    # Audit
+
+    async def get_audit_log(
+        self, session_id: str, where: AuditFilter = EVERYTHING, *, limit: int = 100, cursor: str | None = None
+    ) -> Page[AuditEntry]:
+        """
+        A page of what was done to a session and its runs, oldest first; of a deleted session too.
+
+        Raises `validation_error` (the limit), `invalid_cursor`.
+        """
+        return await self.audit.get_audit_log(session_id, self.tenant_id, where, limit=limit, cursor=cursor)
+
+    def audit_logger(self, *, actor: str | None = None, legacy_event_log: bool = False) -> AuditLogger:
+        """
+        For entries of the caller's own.
+
+        Args:
+            actor: on whose behalf.
+            legacy_event_log: as events of the session, not in the audit log (see `LegacyEventLog`).
+        """
+        recorder = LegacyEventLog(self.store, SystemClock()) if legacy_event_log else self.audit
+        return AuditLogger(recorder, self.sessions.redactor, actor)
 
     @asynccontextmanager
     async def _told(self, run: Run, callback: EventCallback | None) -> AsyncIterator[None]:

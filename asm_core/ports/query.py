@@ -13,6 +13,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
+from asm_core import options
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventFrame, EventType
 from asm_core.domain.fields import parse_datetime, timestamp_text
@@ -24,7 +25,6 @@ from asm_core.wire import loads
 
 T = TypeVar("T")
 
-MAX_QUERY_LIMIT = 1_000
 MAX_TOTAL = 10_000
 """What `total_count` counts up to; one more means: even more."""
 MAX_EXPORT_EVENTS = 10_000
@@ -64,7 +64,7 @@ class SessionSearch:
     include_total: bool = True
 
     def __post_init__(self) -> None:
-        _settle(self, limit=_limit(self.limit, 50), status=_members("status", self.status, SessionStatus))
+        _settle(self, limit=_limit(self.limit, "session"), status=_members("status", self.status, SessionStatus))
         _settle(self, provider=_texts("provider", self.provider), tags=_texts("tags", self.tags))
         _settle_times(self, "created_after", "created_before")
         _require_order(self.order_by, SESSION_ORDERS)
@@ -89,7 +89,7 @@ class RunSearch:
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, limit=_limit(self.limit, 50), status=_members("status", self.status, RunStatus))
+        _settle(self, limit=_limit(self.limit, "run"), status=_members("status", self.status, RunStatus))
         if self.min_tokens is not None and not _is_count(self.min_tokens):
             message = f"min_tokens must be an integer from 0, not {self.min_tokens!r}"
             raise AsmError(ErrorCode.QUERY_ERROR, message, details={"field": "min_tokens"})
@@ -115,7 +115,7 @@ class EventSearch:
     cursor: str | None = None
 
     def __post_init__(self) -> None:
-        _settle(self, limit=_limit(self.limit, 100), types=_members("types", self.types, EventType))
+        _settle(self, limit=_limit(self.limit, "event"), types=_members("types", self.types, EventType))
         for name in ("session_ids", "run_ids", "providers"):
             _settle(self, **{name: _texts(name, getattr(self, name))})
         _settle_times(self, "since", "until")
@@ -404,11 +404,14 @@ def _settle_times(request: object, *names: str) -> None:
             raise _invalid(name, f"{cause}") from cause
 
 
-def _limit(value: object, default: int) -> int:
+def _limit(value: object, kind: str) -> int:
+    """What is asked for, or else what is set for a page of `session`, `run` or `event`."""
+    most: int = options.get("max_query_limit")
     if value is None:
-        return default
-    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_QUERY_LIMIT:
-        raise _invalid("limit", f"must be an integer from 1 to {MAX_QUERY_LIMIT}, not {value!r}")
+        usual: int = options.get(f"default_{kind}_query_limit")
+        return min(usual, most)
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+        raise _invalid("limit", f"must be an integer from 1 to {most}, not {value!r}")
     return value
 
 

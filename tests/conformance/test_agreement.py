@@ -348,8 +348,14 @@ class Agreement(RuleBasedStateMachine):
         for session_id in self.sessions:
             self.together(lambda world, of=session_id: world.store.get_events(of, TENANT, EventFilter(), 10_000))
             self.together(lambda world, of=session_id: world.store.get_session(of, TENANT))
+            self.together(lambda world, of=session_id: self.audit_log(world, of))
         for run_id in self.runs:
             self.together(lambda world, of=run_id: world.store.get_run(of, TENANT))
+
+    async def audit_log(self, world: World, session_id: str) -> list[Any]:
+        """Without ids: a database gives some out that a rollback takes back."""
+        page = await world.audit.get_audit_log(session_id, TENANT, limit=10_000)
+        return [(entry.action, entry.run_id, entry.data) for entry in page.items]
 
 
 @pytest.fixture

@@ -341,7 +341,7 @@ async def test_an_event_reads_back_as_it_was_stored(store: SessionStore) -> None
     """43, 49."""
     event = an_event(
         EventType.TOOL_CALL_COMPLETED, run_id="run_1", data={"tool_output": {"n": [1, 2.5, None, True]}, "big": 2**40},
-        metadata={"k": "ä\n'\"\\"}, provider="claude", correlation_id="c", attempt=2, schema_version=3,
+        metadata={"k": "ä\n'\"\\"}, provider="claude", correlation_id="c", attempt=2,
         timestamp=NOW + timedelta(microseconds=7),
     )  # fmt: skip
     [stored] = await append(store, event)

@@ -124,7 +124,7 @@ async def fleet(
     """What an API process and a worker process consist of, with one more provider."""
     factories = {"leaky": Leaky, "scripted": ScriptedAdapter}
     for wiring in (api_wiring, worker_wiring):
-        monkeypatch.setattr(wiring, "build_providers", lambda settings: Providers(factories))
+        monkeypatch.setattr(wiring, "build_providers", lambda settings, store: Providers(factories))
     settings = Settings(database_url=world.url, redis_url=redis_url, redis_prefix=redis_prefix)
     async with open_deps(settings) as deps, _worker(settings) as worker:
         yield deps, worker

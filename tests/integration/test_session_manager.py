@@ -22,6 +22,7 @@ from asm_core.library import Store, open_manager, open_store
 from asm_core.manager.oneshot import StreamSession
 from asm_core.manager.runtime import SessionRuntime
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
+from asm_core.ports.audit import AuditFilter
 from asm_core.ports.provider import Completion, Execution, RawEvent
 from asm_core.ports.query import UsageSearch
 from asm_core.ports.store import EventFilter
@@ -577,3 +578,36 @@ async def test_the_library_is_what_it_says(tmp_path: Path) -> None:
     assert result.output["content"] == "Hello"
     error = await failure(asm_core.run_once("mysql://x", asm_core.ScriptedAdapter(), {}))
     assert (error.code, "mysql" in error.message) == (ErrorCode.VALIDATION_ERROR, True)
+
+
+# Audit
+
+
+async def test_a_run_leaves_its_trail(manager: SessionManager) -> None:
+    """spec/03 §10: the steps of the transactions, and beside them what a program adds."""
+    result = await manager.run_once({"prompt": "Hello"})
+    run, session = await manager.get_run(result.run_id), await manager.get_session(result.session_id)
+    await manager.audit_logger(actor="alice").log_run_completed(run, session, result)
+    page = await manager.get_audit_log(session.id)
+    assert [entry.action for entry in page.items] == [
+        "session.created", "session.active", "run.submitted", "run.claimed", "run.completed", "session.completed",
+        "run_completed",
+    ]  # fmt: skip
+    last = page.items[-1]
+    assert (last.actor, last.data["token_usage"]) == ("alice", result.token_usage)
+    assert not (await manager.get_audit_log(session.id, AuditFilter(since=last.at))).items
+
+
+def test_blocking_code_logs_and_reads_alike(tmp_path: Path) -> None:
+    """The switch of the calling thread holds on the loop, too."""
+    with sync.open_manager(f"sqlite:///{tmp_path / 'asm.db'}", ScriptedAdapter()) as manager:
+        result = manager.run_once({"prompt": "Hello"})
+        run, session = manager.get_run(result.run_id), manager.get_session(result.session_id)
+        where = AuditFilter(actions="run_started")
+        with options.override(audit_logging_enabled=False):
+            manager.audit_logger().log_run_started(run, session)
+        assert not manager.get_audit_log(session.id, where).items
+        manager.audit_logger().log_run_started(run, session)
+        assert len(manager.get_audit_log(session.id, where).items) == 1
+        manager.audit_logger(legacy_event_log=True).log_error(run, session, ValueError("odd"))
+        assert manager.get_session_events(session.id)[-1].metadata == {"source": "audit"}

@@ -15,6 +15,7 @@ from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import SessionStatus
 
 DEFAULTS: dict[str, Any] = {
+    "audit_logging_enabled": True,
     "redaction_enabled": True,
     "redaction_patterns": "default",
     "redaction_replacement": "[REDACTED]",

@@ -9,7 +9,7 @@ from typing import Any
 
 from asm_core.domain.lifecycle import CLAIMABLE_SESSIONS
 from asm_core.stores import refusals
-from asm_core.stores.local.common import Tx, free_slots, queued, slots_used, successors
+from asm_core.stores.local.common import Tx, audit, free_slots, queued, slots_used, successors
 from asm_core.stores.local.records import Row
 from asm_core.stores.local.sessions import with_bounds
 
@@ -97,6 +97,8 @@ def _give(tx: Tx, run: Row, runtime: Row, worker_id: str) -> Given | Refused:
     )  # fmt: skip
     lease = {"run_id": run["id"], "tenant_id": run["tenant_id"], "session_id": session_id, "limiter": limiter}
     tx.db.insert("run_leases", lease | {"fence": fence, "worker_id": worker_id, "claimed_at": tx.now})
+    about = {"worker_id": worker_id, "fence": fence}
+    audit(tx, "run.claimed", run["tenant_id"], session_id, run["id"], about)
     return Given(run=given, session=with_bounds(tx, session_id), wake=successors(tx, session_id))
 
 

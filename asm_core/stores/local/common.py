@@ -54,8 +54,8 @@ def queued(session_id: str) -> Where:
 
 
 def in_order(runs: Iterable[Row]) -> list[Row]:
-    """By place in the queue; those without one behind them."""
-    return sorted(runs, key=lambda run: (run["submit_seq"] is None, run["submit_seq"]))
+    """By place in the queue; those without one behind them, by id."""
+    return sorted(runs, key=lambda run: (run["submit_seq"] is None, run["submit_seq"], run["id"]))
 
 
 def emit(
@@ -212,11 +212,11 @@ def end_run(
         turn_count=turn_count, provider_metadata={**run["provider_metadata"], **(provider_metadata or {})},
     )  # fmt: skip
     events = [_terminal_event(tx, ended, told, fence)]
+    about = {"attempt": run["attempt"], "error_code": error["code"] if error else None}
+    audit(tx, f"run.{status}", run["tenant_id"], run["session_id"], run["id"], about)
     _keep_provider_handle(tx, ended, provider_metadata or {})
     if run["owns_session"]:
         events += _end_owned_session(tx, ended, told)
-    about = {"attempt": run["attempt"], "error_code": error["code"] if error else None}
-    audit(tx, f"run.{status}", run["tenant_id"], run["session_id"], run["id"], about)
     return events
 
 
@@ -280,7 +280,9 @@ def _end_owned_session(tx: Tx, run: Row, data: Mapping[str, Any]) -> list[Row]:
     tx.db.update("sessions", session_id, status=status, updated_at=tx.now)
     events = end_waiting_runs(tx, session_id)
     told = {key: value for key, value in data.items() if key not in ("token_usage", "cost_usd")}
-    return [*events, emit(tx, session_id, f"session_{status}", told if status == "failed" else {})]
+    events.append(emit(tx, session_id, f"session_{status}", told if status == "failed" else {}))
+    audit(tx, f"session.{status}", run["tenant_id"], session_id, None, {})
+    return events
 
 
 def end_waiting_runs(tx: Tx, session_id: str) -> list[Row]:

@@ -117,7 +117,7 @@ def change_session(
     if with_bounds(tx, session_id)["status"] in rule.sources:  # a one-shot's session has ended with its run just above
         tx.db.update("sessions", session_id, status=str(rule.to), updated_at=tx.now)
         events.append(emit(tx, session_id, rule.event, data))
-    audit(tx, f"session.{rule.to}", tenant_id, session_id, None, {})
+        audit(tx, f"session.{rule.to}", tenant_id, session_id, None, {})
     wake = successors(tx, session_id)
     return Changed(session=with_bounds(tx, session_id), events=events, wake=wake, nudges=nudges)
 
@@ -137,5 +137,6 @@ def _ask_to_stop(tx: Tx, session_id: str) -> list[tuple[str, str]]:
     for run in in_order(tx.db.rows("runs", {"id": tuple(held_by)})):
         if run["cancel_requested_at"] is None:
             tx.db.update("runs", run["id"], cancel_requested_at=tx.now, cancel_kind="cancel")
+            audit(tx, "run.cancel_requested", run["tenant_id"], session_id, run["id"], {"kind": "cancel"})
             asked.append((held_by[run["id"]], run["id"]))
     return asked

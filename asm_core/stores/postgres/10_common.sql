@@ -19,10 +19,11 @@ CREATE OR REPLACE FUNCTION asm_event_json(e asm_events) RETURNS jsonb LANGUAGE s
     'attempt', e.attempt)
 $$;
 
+-- One entry of the audit log, at the instant it is written: behind the session's lock, so that times rise with ids.
 CREATE OR REPLACE FUNCTION asm_audit(p_action text, p_tenant text, p_session text, p_run text, p_data jsonb)
 RETURNS void LANGUAGE sql AS $$
-  INSERT INTO asm_audit_log (tenant_id, action, session_id, run_id, data)
-  VALUES (p_tenant, p_action, p_session, p_run, coalesce(p_data, '{}'))
+  INSERT INTO asm_audit_log (tenant_id, at, action, session_id, run_id, data)
+  VALUES (p_tenant, clock_timestamp(), p_action, p_session, p_run, coalesce(p_data, '{}'))
 $$;
 
 -- Without the keys that say nothing; what stands deeper is somebody's own words.
@@ -125,6 +126,8 @@ BEGIN
   v_events := jsonb_build_array(asm_emit(
     r.session_id, CASE p_status WHEN 'timeout' THEN 'run_timeout' ELSE 'run_' || p_status END, v_data, r.id, p_fence,
     nullif(r.attempt, 0), coalesce(r.provider, r.options->>'provider')));
+  PERFORM asm_audit('run.' || p_status, r.tenant_id, r.session_id, r.id,
+                    jsonb_build_object('attempt', r.attempt, 'error_code', p_error->'code'));
   v_handle := jsonb_strip_nulls(jsonb_build_object(
     'provider_session_id', p_provider_metadata->'provider_session_id', 'model', p_provider_metadata->'model'));
   IF v_handle <> '{}' AND r.provider IS NOT NULL THEN
@@ -139,14 +142,13 @@ BEGIN
      WHERE id = r.session_id AND status IN ('pending', 'active', 'paused');
     IF FOUND THEN  -- what was queued behind the one-shot meanwhile would wait for ever
       FOR v_run IN SELECT id FROM asm_runs WHERE session_id = r.session_id AND status IN ('pending', 'awaiting_approval')
-                    ORDER BY submit_seq LOOP
+                    ORDER BY submit_seq, id LOOP
         v_events := v_events || asm_end_run(v_run, 'cancelled', NULL, '{"reason": "session_ended"}');
       END LOOP;
       v_events := v_events || asm_emit(r.session_id, 'session_' || v_session_status,
         CASE v_session_status WHEN 'failed' THEN v_data - 'token_usage' - 'cost_usd' ELSE '{}' END);
+      PERFORM asm_audit('session.' || v_session_status, r.tenant_id, r.session_id, NULL, '{}');
     END IF;
   END IF;
-  PERFORM asm_audit('run.' || p_status, r.tenant_id, r.session_id, r.id,
-                    jsonb_build_object('attempt', r.attempt, 'error_code', p_error->'code'));
   RETURN v_events;
 END $$;

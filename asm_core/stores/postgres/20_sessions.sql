@@ -68,20 +68,22 @@ BEGIN
       RETURN jsonb_build_object('refused', 'invalid_operation', 'queued', v_queued, 'in_flight', v_running);
     END IF;
     FOR v_run IN SELECT id FROM asm_runs WHERE session_id = p_session AND status IN ('pending', 'awaiting_approval')
-                  ORDER BY submit_seq LOOP
+                  ORDER BY submit_seq, id LOOP
       CONTINUE WHEN NOT EXISTS (SELECT 1 FROM asm_runs WHERE id = v_run AND status IN ('pending', 'awaiting_approval'));
       v_events := v_events || asm_end_run(v_run, 'cancelled', NULL, '{"reason": "session_ended"}');
     END LOOP;
     WITH asked AS (
       UPDATE asm_runs r SET cancel_requested_at = clock_timestamp(), cancel_kind = 'cancel' FROM asm_run_leases l
        WHERE l.session_id = p_session AND r.id = l.run_id AND r.cancel_requested_at IS NULL
-      RETURNING l.worker_id, r.id)
-    SELECT coalesce(jsonb_agg(jsonb_build_array(worker_id, id)), '[]') INTO v_nudges FROM asked;
+      RETURNING l.worker_id, r.id, r.submit_seq)
+    SELECT coalesce(jsonb_agg(jsonb_build_array(worker_id, id) ORDER BY submit_seq, id), '[]') INTO v_nudges FROM asked;
+    PERFORM asm_audit('run.cancel_requested', p_tenant, p_session, nudge->>1, '{"kind": "cancel"}')
+       FROM jsonb_array_elements(v_nudges) nudge;
   END IF;
   UPDATE asm_sessions SET status = p_to, updated_at = clock_timestamp() WHERE id = p_session AND status = ANY (p_sources);
   IF FOUND THEN  -- a one-shot's session has ended with its run just above
     v_events := v_events || asm_emit(p_session, p_event, p_data);
+    PERFORM asm_audit('session.' || p_to, p_tenant, p_session, NULL, '{}');
   END IF;
-  PERFORM asm_audit('session.' || p_to, p_tenant, p_session, NULL, '{}');
   RETURN jsonb_build_object('events', v_events, 'nudges', v_nudges, 'wake', asm_successors(p_session));
 END $$;

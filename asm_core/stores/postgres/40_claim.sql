@@ -66,6 +66,8 @@ BEGIN
    WHERE id = r.id AND status = 'pending' RETURNING * INTO STRICT r;
   INSERT INTO asm_run_leases (run_id, tenant_id, session_id, limiter, fence, worker_id, claimed_at)
   VALUES (r.id, r.tenant_id, s.id, rt.limiter, rt.fence_seq, p_worker, v_at);
+  PERFORM asm_audit('run.claimed', r.tenant_id, s.id, r.id,
+                    jsonb_build_object('worker_id', p_worker, 'fence', rt.fence_seq));
   RETURN jsonb_build_object('fence', rt.fence_seq, 'run', to_jsonb(r), 'session', to_jsonb(s),
                             'wake', asm_successors(s.id));
 END $$;

@@ -11,7 +11,8 @@ from asm_core.domain.event import Event, EventFrame, EventType, valid_type
 from asm_core.domain.fields import parse_datetime, timestamp_text
 from asm_core.domain.run import Run, RunOptions
 from asm_core.domain.session import Session
-from asm_core.wire import frame_of_map
+from asm_core.domain.upcasting import UPCASTERS
+from asm_core.wire import frame_of_map, up_to_date
 
 EVENT_WIRE_COLUMNS = (
     "id",
@@ -41,13 +42,15 @@ def run_of(row: Mapping[str, Any]) -> Run:
 
 
 def event_of(row: Mapping[str, Any]) -> Event:
-    """The event as it is stored; a type that this version does not know stays as its text."""
+    """The event as it is stored, brought up to date; a type that this version does not know stays as its text."""
     given = {name: row[name] for name in EVENT_WIRE_COLUMNS}
     kind = given["type"]
-    return Event(
-        **given | {"type": EventType(kind) if valid_type(kind) else kind, "timestamp": parse_datetime(row["timestamp"])}
-    )
+    if not UPCASTERS.is_current(kind, given["schema_version"]):
+        given = UPCASTERS.apply(given)
+    at = parse_datetime(given["timestamp"])
+    return Event(**given | {"type": EventType(kind) if valid_type(kind) else kind, "timestamp": at})
 
 
 def frame_of(row: Mapping[str, Any]) -> EventFrame:
-    return frame_of_map(dict(row) | {"timestamp": timestamp_text(parse_datetime(row["timestamp"]))})
+    """The event as bytes, brought up to date."""
+    return up_to_date(frame_of_map(dict(row) | {"timestamp": timestamp_text(parse_datetime(row["timestamp"]))}))
