@@ -214,7 +214,7 @@ async def _set_up_alone(home: Path) -> AsyncGenerator[None, None]:
         return
     with (home / f"{SET_UP}.lock").open("w") as lock:
         async with asyncio.timeout(START_S):
-            while not _is_locked(lock.fileno()):  # noqa: ASYNC110: another process's lock tells nobody
+            while not _is_locked(lock.fileno()):  # noqa: ASYNC110 (of another process)
                 await asyncio.sleep(LOCK_PAUSE_S)
         yield
         (home / SET_UP).touch()
