@@ -12,10 +12,10 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator, Awaitable, Generator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, not_supported
 from asm_core.adapters.amp_events import AmpTurn
@@ -137,10 +137,11 @@ class AmpAdapter:
         return env | ({"AMP_URL": self._access.base_url} if self._access.base_url else {})
 
     def _command(self) -> list[str]:
-        places = [self._cli] if self._cli else [shutil.which("amp"), *map(os.path.expanduser, USUAL_PLACES)]
+        places = [self._cli] if self._cli else [shutil.which("amp"), *USUAL_PLACES]
         for place in places:
-            if place and os.path.isfile(place):
-                return ["node", place] if place.endswith(".js") else [place]
+            path = Path(place or "").expanduser()
+            if path.is_file():
+                return ["node", str(path)] if path.suffix == ".js" else [str(path)]
         raise _no_cli(self._cli or "amp")
 
     async def _next(
@@ -262,22 +263,22 @@ class _Found(Awaitable[T]):
 
     def __await__(self) -> Generator[Any, Any, T]:
         steps = self._inner.__await__()
+        step: Callable[[Any], Any] = steps.send
+        given: Any = None
         with _named(self._path):
             try:
-                waited = steps.send(None)
+                waited = step(given)
             except StopIteration as end:
-                return end.value
+                return cast(T, end.value)
         while True:
             try:
-                got = yield waited
+                step, given = steps.send, (yield waited)
             except BaseException as thrown:
-                step = lambda: steps.throw(thrown)
-            else:
-                step = lambda: steps.send(got)
+                step, given = steps.throw, thrown
             try:
-                waited = step()
+                waited = step(given)
             except StopIteration as end:
-                return end.value
+                return cast(T, end.value)
 
 
 @contextmanager

@@ -350,12 +350,13 @@ def _wrapped(value: Any) -> dict[str, Any]:
 
 def _asked(item: Params) -> Call:
     """As the item of this call would tell of it."""
-    name, given = item["name"], item.get("arguments", item.get("input"))
-    arguments = _parsed(given)
+    name, said = item["name"], item.get("arguments", item.get("input"))
+    arguments = _parsed(said)
     if name == "exec_command":
-        return Call(item["call_id"], "bash", {"command": arguments.get("cmd"), "cwd": arguments.get("workdir")})
+        given = {"command": arguments.get("cmd"), "cwd": arguments.get("workdir")}
+        return Call(item["call_id"], "bash", {key: value for key, value in given.items() if value is not None})
     if name == "apply_patch":
-        return Call(item["call_id"], name, {"patch": given})
+        return Call(item["call_id"], name, {"patch": said})
     server = (item.get("namespace") or "").removeprefix("mcp__")
     return Call(item["call_id"], f"{server}:{name}" if server else name, arguments)
 

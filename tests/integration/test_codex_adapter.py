@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -21,83 +21,33 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.provider_options import ProviderOptions
 from asm_core.domain.run import OnWorkerLost, RunOptions
-from asm_core.domain.tool import ToolAccess, ToolUse, Verdict, judge
+from asm_core.domain.tool import ToolAccess, ToolUse, Verdict
 from asm_core.domain.transcript import Transcript
 from asm_core.manager.provider_files import RememberedFiles
-from asm_core.ports.provider import Completion, Execution, ProviderFiles, RawEvent
-from tests.builders import a_lease, a_run, a_session, an_event
+from tests.builders import an_event
 from tests.fakes import script as s
 from tests.fakes.clis import KEY
 from tests.fakes.script import Failure, Fault, ToolCall
 from tests.fakes.server import ProviderServer
+from tests.fixtures.agents import AgentWorker, Forgetting, Played
 from tests.fixtures.processes import eventually, marked
 
 pytest.importorskip("openai_codex")
 pytestmark = pytest.mark.usefixtures("cli_home", "nothing_is_left")
 
-E, T = ErrorCode, EventType
+E = ErrorCode
+T = EventType
 STOPPED_S = 1.0
+FREELY = {"permission_mode": "dangerously_skip_permissions"}
+"""Needs no sandbox, which some machines do not have."""
 MCP_SERVER = Path(__file__).parents[1] / "fakes" / "mcp_server.py"
 PATCH = "*** Begin Patch\n*** Add File: made.txt\n+made\n*** End Patch"
 
 
-class Codex:
-    """An adapter on a worker's folder of its own, and what its executions say."""
-
-    def __init__(self, root: Path, providers: ProviderServer, files: RememberedFiles) -> None:
-        access = ProviderAccess(base_url=providers.openai_url, api_key=SecretStr(KEY), model="gpt-5.5")
-        self.folders = AgentFolders(root)
-        self.adapter = CodexAdapter(self.folders, access)
-        self._files = files
-
-    @property
-    def work(self) -> Path:
-        return self.folders.of("ses_1", "codex").work
-
-    def execution(self, prompt: str, **given: Any) -> Execution:
-        options = ProviderOptions(**given.pop("options", {}))
-        run = a_run(id=given.pop("run_id", "run_1"), session_id="ses_1", input={"prompt": prompt})
-
-        async def gate(use: ToolUse) -> Verdict:
-            return judge(use, options)
-
-        files = self._files.of(a_lease(session_id="ses_1"), "codex")
-        session = a_session(id="ses_1")
-        return Execution(run=run, session=session, attempt=1, options=options, gate=gate, files=files, **given)
-
-    async def play(self, prompt: str, into: Played | None = None, **given: Any) -> Played:
-        return await self.run(self.execution(prompt, **given), into or Played())
-
-    async def run(self, execution: Execution, played: Played) -> Played:
-        async with aclosing(self.adapter.execute(execution)) as items:
-            async for item in items:
-                played.items.append(item)
-        return played
-
-
-class Played:
-    def __init__(self, items: Sequence[RawEvent | Completion] = ()) -> None:
-        self.items = [*items]
-
-    @property
-    def types(self) -> list[str]:
-        return [str(item.type) for item in self.items if isinstance(item, RawEvent) and item.type != T.MESSAGE_STREAMED]
-
-    @property
-    def end(self) -> Completion:
-        assert isinstance(self.items[-1], Completion)
-        return self.items[-1]
-
-    def all(self, kind: str) -> list[Mapping[str, Any]]:
-        return [item.data for item in self.items if isinstance(item, RawEvent) and item.type == kind]
-
-    def one(self, kind: str) -> Mapping[str, Any]:
-        [data] = self.all(kind)
-        return data
-
-    @property
-    def handle(self) -> str:
-        return str(self.one(T.RUN_STARTED)["thread_id"])
+def on_worker(folder: Path, providers: ProviderServer, files: RememberedFiles) -> AgentWorker:
+    access = ProviderAccess(base_url=providers.openai_url, api_key=SecretStr(KEY), model="gpt-5.5")
+    folders = AgentFolders(folder)
+    return AgentWorker(CodexAdapter(folders, access), folders, files)
 
 
 @pytest.fixture
@@ -106,11 +56,11 @@ def files() -> RememberedFiles:
 
 
 @pytest.fixture
-def codex(tmp_path: Path, providers: ProviderServer, files: RememberedFiles) -> Codex:
-    return Codex(tmp_path / "agents", providers, files)
+def codex(tmp_path: Path, providers: ProviderServer, files: RememberedFiles) -> AgentWorker:
+    return on_worker(tmp_path / "agents", providers, files)
 
 
-async def test_a_text_turn(codex: Codex, providers: ProviderServer) -> None:
+async def test_a_text_turn(codex: AgentWorker, providers: ProviderServer) -> None:
     """One request, deltas as they come, the message from its final form, the tokens without the cached ones."""
     providers.script.add(s.text("hel", "lo").with_usage(input=10, output=5, cache_read=3, cache_write=2))
     played = await codex.play("say hello", options={"system_prompt": "be brief"})
@@ -118,7 +68,8 @@ async def test_a_text_turn(codex: Codex, providers: ProviderServer) -> None:
     assert [data["delta"] for data in played.all(T.MESSAGE_STREAMED)] == ["hel", "lo"]
     assert played.one(T.MESSAGE_RECEIVED) == {"content": "hello", "role": "assistant"}
     assert played.one(T.TOKEN_USAGE_UPDATED) == {
-        "input_tokens": 10, "output_tokens": 5, "cache_read_tokens": 3, "cache_creation_tokens": 2, "reasoning_tokens": 0,
+        "input_tokens": 10, "output_tokens": 5, "reasoning_tokens": 0,
+        "cache_read_tokens": 3, "cache_creation_tokens": 2,
     }  # fmt: skip
     assert (played.end.output["content"], played.end.data["num_turns"]) == ("hello", 1)
     [asked] = providers.requests
@@ -126,11 +77,11 @@ async def test_a_text_turn(codex: Codex, providers: ProviderServer) -> None:
     assert "be brief" in str(asked.body)
 
 
-async def test_tools(codex: Codex, providers: ProviderServer) -> None:
+async def test_tools(codex: AgentWorker, providers: ProviderServer) -> None:
     """A command that succeeds, one that fails, and a patch, each with what it was given and what it came to."""
     commands = [s.tool("exec_command", {"cmd": command}) for command in ("echo ran", "echo no >&2; exit 3")]
     providers.script.add(*commands, s.tool("apply_patch", PATCH), s.text("done"))
-    played = await codex.play("use tools", options={"permission_mode": "full_auto"})
+    played = await codex.play("use tools", options=FREELY)
     ends = ["tool_call_completed", "tool_call_failed", "tool_call_completed"]
     assert [name for name in played.types if name.startswith("tool")] == [
         name for end in ends for name in ("tool_call_started", end)
@@ -145,8 +96,8 @@ async def test_tools(codex: Codex, providers: ProviderServer) -> None:
     assert len(played.all(T.TOKEN_USAGE_UPDATED)) == 4
 
 
-async def test_a_call_that_codex_refuses_is_told_of(codex: Codex, providers: ProviderServer) -> None:
-    """Neither an unknown tool nor a broken patch leaves an item; in a resumed thread not even raw output tells of it."""
+async def test_a_call_that_codex_refuses_is_told_of(codex: AgentWorker, providers: ProviderServer) -> None:
+    """Neither an unknown tool nor a broken patch leaves an item; a resumed thread does not even give raw output."""
     providers.script.add(s.tool("no_such", {"a": 1}), s.tool("apply_patch", "junk"), s.text("so be it"))
     first = await codex.play("unknown")
     failed = first.all(T.TOOL_CALL_FAILED)
@@ -160,40 +111,42 @@ async def test_a_call_that_codex_refuses_is_told_of(codex: Codex, providers: Pro
     assert second.one(T.TOOL_CALL_FAILED)["tool_output"] == {"output": "unsupported call: no_such"}
 
 
-WRITE = s.tool("exec_command", {"cmd": "echo x > written.txt"})
-ESCALATE = {"cmd": "echo x > written.txt", "sandbox_permissions": "require_escalated", "justification": "please"}
+ASKING = {"cmd": "echo x > asked.txt", "sandbox_permissions": "require_escalated", "justification": "please"}
 
 
 @pytest.mark.parametrize(
-    ("mode", "written", "edited", "escalated"),
+    ("mode", "made"),
     [
-        (None, False, False, False),
-        ("default", False, False, False),
-        ("plan", False, False, False),
-        ("accept_edits", False, True, False),
-        ("full_auto", True, True, False),
-        ("dangerously_skip_permissions", True, True, True),
+        (None, set()),
+        ("default", set()),
+        ("plan", set()),
+        ("accept_edits", {"made.txt"}),
+        ("full_auto", {"made.txt", "written.txt"}),
+        ("dangerously_skip_permissions", {"made.txt", "written.txt", "far.txt"}),
     ],
 )
 async def test_permission_modes(
-    codex: Codex, providers: ProviderServer, mode: str | None, written: bool, edited: bool, escalated: bool
+    codex: AgentWorker, providers: ProviderServer, far_away: Path, mode: str | None, made: set[str]
 ) -> None:
-    """What each lets a command write in its folder, a patch change, and a command do that asks for more."""
-    calls = [WRITE, s.tool("apply_patch", PATCH), s.tool("exec_command", ESCALATE | {"cmd": "echo x > escalated.txt"})]
-    providers.script.add(*calls, s.tool("exec_command", {"cmd": "ls"}), s.text("done"))
+    """A command that writes in its folder, one that writes elsewhere, one that asks for more, a patch; all may read."""
+    commands = ["echo x > written.txt", f"echo x > {far_away}/far.txt", "ls"]
+    calls = [s.tool("exec_command", {"cmd": command}) for command in commands]
+    providers.script.add(*calls, s.tool("apply_patch", PATCH), s.tool("exec_command", ASKING), s.text("done"))
     played = await codex.play("do it", options={"permission_mode": mode})
-    made = {path.name for path in codex.work.iterdir()}
-    assert made == {
-        name
-        for name, is_made in (("written.txt", written), ("made.txt", edited), ("escalated.txt", escalated))
-        if is_made
-    }
-    assert len(played.all(T.TOOL_CALL_STARTED)) == 4
-    assert len(played.all(T.TOOL_CALL_FAILED)) == 3 - len(made)
+    assert {path.name for folder in (codex.work, far_away) for path in folder.iterdir()} == made
+    assert len(played.all(T.TOOL_CALL_STARTED)) == 5
+    assert len(played.all(T.TOOL_CALL_COMPLETED)) == len(made) + 1
     assert played.one(T.RUN_STARTED)["permission_mode"] == (mode or "default")
 
 
-async def test_the_host_is_asked_and_its_reason_told(codex: Codex, providers: ProviderServer) -> None:
+@pytest.fixture
+def far_away() -> Iterator[Path]:
+    """Outside the folders for temporary files, which Codex lets commands write to."""
+    with TemporaryDirectory(dir="/var/tmp") as folder:
+        yield Path(folder)
+
+
+async def test_the_host_is_asked_and_its_reason_told(codex: AgentWorker, providers: ProviderServer) -> None:
     """The gate sees the call as the events tell of it; a refusal's reason stands in the call's output."""
     providers.script.add(s.tool("apply_patch", PATCH), s.text("done"))
     asked: list[ToolUse] = []
@@ -213,7 +166,7 @@ async def test_the_host_is_asked_and_its_reason_told(codex: Codex, providers: Pr
 
 
 @pytest.mark.parametrize(("mode", "ran"), [("default", False), ("plan", False), ("full_auto", True)])
-async def test_tools_of_an_mcp_server(codex: Codex, providers: ProviderServer, mode: str, ran: bool) -> None:
+async def test_tools_of_an_mcp_server(codex: AgentWorker, providers: ProviderServer, mode: str, ran: bool) -> None:
     """Its server gets its environment by the protocol, not by an argument that every process can read."""
     call = s.tools(ToolCall("add", {"a": 1}, namespace="mcp__host"))
     providers.script.add(call, s.text("done"))
@@ -239,7 +192,7 @@ async def test_tools_of_an_mcp_server(codex: Codex, providers: ProviderServer, m
     ],
     ids=lambda value: value.value if isinstance(value, E) else None,
 )
-async def test_failures(codex: Codex, providers: ProviderServer, reply: Any, code: E, kind: str) -> None:
+async def test_failures(codex: AgentWorker, providers: ProviderServer, reply: Any, code: E, kind: str) -> None:
     """
     One request, one error. What another try may mend is raised before any event, unless something was said; the rest
     is told with what opened the run.
@@ -248,8 +201,7 @@ async def test_failures(codex: Codex, providers: ProviderServer, reply: Any, cod
     played = Played()
     try:
         await codex.play("fail", into=played)
-        error = played.end.error
-        assert error is not None
+        error = played.error
         assert played.types[0] == "run_started"
         assert played.types[-1] == "error_occurred"
     except AsmError as raised:
@@ -259,7 +211,9 @@ async def test_failures(codex: Codex, providers: ProviderServer, reply: Any, cod
     assert len(providers.requests) == 1
 
 
-async def test_an_interrupt_ends_all_at_once(codex: Codex, providers: ProviderServer, files: RememberedFiles) -> None:
+async def test_an_interrupt_ends_all_at_once(
+    codex: AgentWorker, providers: ProviderServer, files: RememberedFiles
+) -> None:
     """In the middle of an answer: within a second the process is gone, the server sees it, and the thread is kept."""
     providers.script.add(s.endless(), prompt="for ever")
     providers.script.add(s.text("again"), prompt="later")
@@ -277,10 +231,10 @@ async def test_an_interrupt_ends_all_at_once(codex: Codex, providers: ProviderSe
     assert "for ever" in str(providers.requests[-1].body["input"])
 
 
-async def test_a_command_is_interrupted_with_its_run(codex: Codex, providers: ProviderServer) -> None:
+async def test_a_command_is_interrupted_with_its_run(codex: AgentWorker, providers: ProviderServer) -> None:
     providers.script.add(s.tool("exec_command", {"cmd": "sleep 600 & sleep 601"}), prompt="sleep")
     played = Played()
-    running = asyncio.create_task(codex.play("sleep", into=played, options={"permission_mode": "full_auto"}))
+    running = asyncio.create_task(codex.play("sleep", into=played, options=FREELY))
     await eventually(lambda: "tool_call_started" in played.types)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -288,7 +242,7 @@ async def test_a_command_is_interrupted_with_its_run(codex: Codex, providers: Pr
     assert not marked(str(codex.work))
 
 
-async def test_max_turns_is_a_bound_on_requests(codex: Codex, providers: ProviderServer) -> None:
+async def test_max_turns_is_a_bound_on_requests(codex: AgentWorker, providers: ProviderServer) -> None:
     """The answer that would need one request more is the last; a final answer within the bound is not cut."""
     for prompt in ("much", "more"):
         providers.script.add(*[s.tool("exec_command", {"cmd": "true"})] * 5, prompt=prompt)
@@ -296,16 +250,15 @@ async def test_max_turns_is_a_bound_on_requests(codex: Codex, providers: Provide
     enough = await codex.play("enough", options={"max_turns": 2})
     assert enough.end.output["content"] == "done"
     much = await codex.play("much", options={"max_turns": 2}, run_id="run_2")
-    assert much.end.error is not None
-    assert (much.end.error.code, much.end.error.details["reason"]) == (E.PROVIDER_ERROR, "max_turns")
+    assert (much.error.code, much.error.details["reason"]) == (E.PROVIDER_ERROR, "max_turns")
     assert len(much.all(T.TOOL_CALL_STARTED)) == len(much.all(T.TOOL_CALL_COMPLETED) + much.all(T.TOOL_CALL_FAILED))
     more = await codex.play("more", options={"max_turns": 2}, resume=enough.handle, run_id="run_3")
-    assert more.end.error is not None
+    assert more.error.details["reason"] == "max_turns"
     asked = [str(request.body["input"][-1]) for request in providers.requests]
     assert len(asked) == 6
 
 
-async def test_an_answer_by_a_schema(codex: Codex, providers: ProviderServer) -> None:
+async def test_an_answer_by_a_schema(codex: AgentWorker, providers: ProviderServer) -> None:
     """Parsed in the output; schema and effort reach the model."""
     schema = {
         "type": "object",
@@ -324,10 +277,10 @@ async def test_an_answer_by_a_schema(codex: Codex, providers: ProviderServer) ->
 
 
 async def test_another_worker_goes_on(
-    codex: Codex, providers: ProviderServer, files: RememberedFiles, tmp_path: Path
+    codex: AgentWorker, providers: ProviderServer, files: RememberedFiles, tmp_path: Path
 ) -> None:
     """With an empty home of its own and the same files; and then the first one again, which has an older rollout."""
-    other = Codex(tmp_path / "elsewhere", providers, files)
+    other = on_worker(tmp_path / "elsewhere", providers, files)
     providers.script.add(*[s.text(f"answer {number}") for number in (1, 2, 3)])
     first = await codex.play("question 1")
     for number, worker in ((2, other), (3, codex)):
@@ -338,7 +291,7 @@ async def test_another_worker_goes_on(
     assert "answer 2" in asked
 
 
-async def test_a_thread_that_is_gone(codex: Codex, providers: ProviderServer) -> None:
+async def test_a_thread_that_is_gone(codex: AgentWorker, providers: ProviderServer) -> None:
     """Without anything beside it the run fails, by a typed error; a transcript beside it is told instead."""
     nowhere = "01a1fee9-7e31-7e23-bab0-535e75ac4190"
     with pytest.raises(AsmError) as caught:
@@ -353,56 +306,39 @@ async def test_a_thread_that_is_gone(codex: Codex, providers: ProviderServer) ->
     assert "apple" in str(providers.requests[-1].body["input"])
 
 
-async def test_a_thread_that_was_not_kept_whole_is_gone(
-    codex: Codex, providers: ProviderServer, files: RememberedFiles
-) -> None:
+async def test_a_thread_that_was_not_kept_whole_is_gone(codex: AgentWorker, providers: ProviderServer) -> None:
     """A run that could not keep what was said left its mark: nobody takes the older part for the whole."""
     providers.script.add(s.text("one"), s.text("two"))
     first = await codex.play("question 1")
-    keeping = files.of(a_lease(session_id="ses_1"), "codex")
     execution = codex.execution("question 2", resume=first.handle, run_id="run_2")
-    execution = replace(execution, files=Forgetting(keeping, after=1))
+    execution = replace(execution, files=Forgetting(codex.files, times=1))
     assert [item async for item in codex.adapter.execute(execution)]
     with pytest.raises(AsmError) as caught:
         await codex.play("question 3", resume=first.handle, run_id="run_3")
     assert caught.value.details["reason"] == "provider_session_gone"
 
 
-class Forgetting:
-    """Files that save so many times, and then fail."""
-
-    def __init__(self, inner: ProviderFiles, after: int) -> None:
-        self._inner, self._left = inner, after
-        self.load = inner.load
-
-    async def save(self, name: str, data: bytes) -> None:
-        self._left -= 1
-        if self._left < 0:
-            raise AsmError(E.STORAGE_CONNECTION_FAILED)
-        await self._inner.save(name, data)
-
-
 async def test_a_cut_run_goes_on_where_it_was(
-    codex: Codex, providers: ProviderServer, files: RememberedFiles, tmp_path: Path
+    codex: AgentWorker, providers: ProviderServer, files: RememberedFiles, tmp_path: Path
 ) -> None:
-    """The attempt that died had the input and had run a tool: another worker has both, and does not say the input again."""
+    """The attempt that died had the input and had run a tool: another worker has both, and is not told again."""
     providers.script.add(s.tool("exec_command", {"cmd": "echo ran"}), s.endless(), prompt="much to do")
     providers.script.add(s.text("finished"), prompt="cut off")
     played, resumable = Played(), RunOptions(provider="codex", on_worker_lost=OnWorkerLost.RESUME)
-    died = replace(codex.execution("much to do"), files=Forgetting(files.of(a_lease(session_id="ses_1"), "codex"), 4))
+    died = replace(codex.execution("much to do"), files=Forgetting(codex.files, times=4))
     died = replace(died, run=replace(died.run, options=resumable))
     running = asyncio.create_task(codex.run(died, played))
     await eventually(lambda: "tool_call_completed" in played.types and played.all(T.MESSAGE_STREAMED) != [])
     running.cancel()
     await asyncio.wait({running})
-    other = Codex(tmp_path / "elsewhere", providers, files)
+    other = on_worker(tmp_path / "elsewhere", providers, files)
     again = await other.play("much to do", resume=played.handle, was_cut=True)
     assert again.end.output["content"] == "finished"
     asked = str(providers.requests[-1].body["input"])
     assert (asked.count("much to do"), "ran" in asked) == (1, True)
 
 
-async def test_runs_that_start_at_once_in_a_fresh_home(codex: Codex, providers: ProviderServer) -> None:
+async def test_runs_that_start_at_once_in_a_fresh_home(codex: AgentWorker, providers: ProviderServer) -> None:
     """Codex fails when two of its servers set up one home; the first does so alone."""
     providers.script.always(s.text("hello"))
     played = await asyncio.gather(*(codex.play("say hello", run_id=f"run_{number}") for number in range(4)))
@@ -421,7 +357,9 @@ async def test_runs_that_start_at_once_in_a_fresh_home(codex: Codex, providers: 
         ({"sdk_opts": {"approval_policy": "never"}}, E.VALIDATION_ERROR, "sdk_opts.approval_policy"),
     ],
 )
-def test_what_codex_has_no_equal_of_is_refused(codex: Codex, options: dict[str, Any], code: E, field: str) -> None:
+def test_what_codex_has_no_equal_of_is_refused(
+    codex: AgentWorker, options: dict[str, Any], code: E, field: str
+) -> None:
     """A bound is never ignored in silence, and what the adapter decides is not open."""
     with pytest.raises(AsmError) as caught:
         codex.adapter.validate_options(ProviderOptions(**options))
@@ -429,19 +367,19 @@ def test_what_codex_has_no_equal_of_is_refused(codex: Codex, options: dict[str, 
 
 
 async def test_commands_do_not_see_the_key(
-    codex: Codex, providers: ProviderServer, monkeypatch: pytest.MonkeyPatch
+    codex: AgentWorker, providers: ProviderServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nor anything else of the worker's environment."""
     monkeypatch.setenv("ASM_DATABASE_URL", "worker-secret")
     providers.script.add(s.tool("exec_command", {"cmd": "env; cat /proc/$PPID/environ"}), s.text("done"))
-    played = await codex.play("look", options={"permission_mode": "full_auto"})
+    played = await codex.play("look", options=FREELY)
     shown = str(played.all(T.TOOL_CALL_COMPLETED) + played.all(T.TOOL_CALL_FAILED))
     assert "HOME=" in shown
     assert "worker-secret" not in shown
     assert KEY not in shown.partition("CODEX_HOME")[0]
 
 
-async def test_without_a_key_or_a_folder_nothing_starts(codex: Codex, tmp_path: Path) -> None:
+async def test_without_a_key_or_a_folder_nothing_starts(codex: AgentWorker, tmp_path: Path) -> None:
     keyless = CodexAdapter(codex.folders, ProviderAccess())
     with pytest.raises(AsmError) as caught:
         await anext(keyless.execute(codex.execution("hello")))
