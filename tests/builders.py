@@ -5,19 +5,19 @@ been claimed. `World` is a fresh store with the queue over it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import psycopg
 from psycopg import sql
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.clock import SystemClock, new_id
 from asm_core.config import FleetTimes
@@ -42,56 +42,23 @@ from asm_core.stores.sql.engine import open_engine, open_sqlite
 from asm_core.stores.sql.sqlite import SqliteRecords
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_core.stores.sql.verify import verify_database
+from asm_core.testing.builders import NOW as NOW
+from asm_core.testing.builders import build_event, build_execution, build_run, build_session
+from asm_core.testing.waiting import SteppedClock as SteppedClock
+from asm_core.testing.waiting import eventually as eventually
 from tests.soundness import TABLES as CHECKED_TABLES
 from tests.soundness import violations
 
-NOW = datetime(2025, 6, 1, 12, 0, tzinfo=UTC)
-"""The instant at which tests without a clock take place."""
 
-_TERMINAL = (RunStatus.COMPLETED, RunStatus.FAILED, RunStatus.CANCELLED, RunStatus.TIMEOUT)
-
-
-class SteppedClock:
-    """Time that passes only when somebody sleeps or says so."""
-
-    def __init__(self, now: datetime = NOW) -> None:
-        self.started = now
-        self.elapsed = 0.0
-        self.sleeps: list[float] = []
-
-    def now(self) -> datetime:
-        return self.started + timedelta(seconds=self.elapsed)
-
-    def monotonic(self) -> float:
-        return self.elapsed
-
-    async def sleep(self, seconds: float) -> None:
-        self.sleeps.append(seconds)
-        self.elapsed += seconds
-        await asyncio.sleep(0)
-
-
-def a_session(**fields: Any) -> Session:
-    given = {"id": new_id("ses"), "agent_id": "tester", "now": NOW} | fields
-    return Session.new(**given)
+def a_session(now: datetime = NOW, **fields: Any) -> Session:
+    """Under an id of its own."""
+    return build_session(**{"id": new_id("ses"), "agent_id": "tester", "created_at": now, "updated_at": now} | fields)
 
 
 def a_run(status: RunStatus = RunStatus.PENDING, **fields: Any) -> Run:
-    """A run as it would be stored under this status."""
-    claimed = status is not RunStatus.PENDING
-    defaults: dict[str, Any] = {
-        "id": new_id("run"),
-        "session_id": "ses_1",
-        "status": status,
-        "created_at": NOW,
-        "input": {"prompt": "hello"},
-        "options": RunOptions(provider="scripted"),
-        "attempt": 1 if claimed else 0,
-        "position": None if claimed else 1,
-        "started_at": NOW if claimed else None,
-        "ended_at": NOW + timedelta(seconds=1) if status in _TERMINAL else None,
-    }
-    return Run(**defaults | fields)
+    """As it would be stored under this status, and under an id of its own."""
+    given = {"id": new_id("run"), "session_id": "ses_1", "input": {"prompt": "hello"}, "status": status}
+    return build_run(**given | fields)
 
 
 def a_lease(**fields: Any) -> Lease:
@@ -101,13 +68,12 @@ def a_lease(**fields: Any) -> Lease:
 
 def an_execution(script: Sequence[Mapping[str, Any]] | None = None, *, attempt: int = 1, **given: Any) -> Execution:
     """One attempt at a scripted run, or at the input given."""
-    run_input = {"script": list(script)} if script is not None else given
-    return Execution(run=a_run(RunStatus.RUNNING, input=run_input), session=a_session(), attempt=attempt)
+    return build_execution({"script": list(script)} if script is not None else given, attempt=attempt)
 
 
 def an_event(kind: EventType = EventType.MESSAGE_RECEIVED, **fields: Any) -> Event:
-    given: dict[str, Any] = {"id": new_id("evt"), "type": kind, "timestamp": NOW, "session_id": "ses_1"} | fields
-    return Event(**given)
+    """Under an id of its own."""
+    return build_event(**{"id": new_id("evt"), "type": kind, "session_id": "ses_1"} | fields)
 
 
 def some_events(
@@ -185,6 +151,10 @@ class World:
     times: FleetTimes
     _ordinals: dict[tuple[str, int], int] = field(default_factory=dict)
     _numbers: count[int] = field(default_factory=lambda: count(1))
+
+    def renewed(self) -> Self:
+        """A new look at the same store, which somebody has emptied."""
+        return replace(self, _ordinals={}, _numbers=count(1))
 
     async def session(self, **fields: Any) -> str:
         session = a_session(**fields)
@@ -316,17 +286,26 @@ async def open_sqlite_world(
     path: Path, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
 ) -> AsyncIterator[World]:
     """Over a migrated file; ends with a look whether everything is sound."""
-    engine, clock, times = open_sqlite(path), SystemClock(), times or FleetTimes()
-    records = SqliteRecords(engine)
-    queue = LocalRunQueue(records, times, clock, limiter=limiter)
-    audit = SqlAuditLog(engine, clock)
-    world = World(queue, SqlSessionStore(engine, clock), audit, LocalPeek(records), times)
+    engine = open_sqlite(path)
     try:
-        yield world
-        if ends_sound:
-            assert await world.peek.violations() == []
+        async with sqlite_world(engine, times=times, limiter=limiter, ends_sound=ends_sound) as world:
+            yield world
     finally:
         await engine.dispose()
+
+
+@asynccontextmanager
+async def sqlite_world(
+    engine: AsyncEngine, *, times: FleetTimes | None = None, limiter: str | None = None, ends_sound: bool = True
+) -> AsyncIterator[World]:
+    """As `open_sqlite_world`, on an engine that outlives it."""
+    records, clock, times = SqliteRecords(engine), SystemClock(), times or FleetTimes()
+    queue = LocalRunQueue(records, times, clock, limiter=limiter)
+    store, audit = SqlSessionStore(engine, clock), SqlAuditLog(engine, clock)
+    world = World(queue, store, audit, LocalPeek(records), times)
+    yield world
+    if ends_sound:
+        assert await world.peek.violations() == []
 
 
 @dataclass
@@ -408,17 +387,3 @@ async def open_world(
     if ends_sound:
         report = await verify_database(database_url)
         assert report.is_sound, report.violations
-
-
-async def eventually(assertion: Any, timeout_s: float = 5.0) -> None:
-    """Await `assertion()` until it holds; its last failure when the time is over."""
-    deadline = asyncio.get_running_loop().time() + timeout_s
-    while True:
-        try:
-            await assertion()
-        except AssertionError:
-            if asyncio.get_running_loop().time() >= deadline:
-                raise
-        else:
-            return
-        await asyncio.sleep(0.01)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -19,11 +19,15 @@ Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", hel
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)
 ]
-DatabaseUrl = Annotated[str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…")]
+DatabaseUrl = Annotated[
+    str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…, sqlite:///…")
+]
 
 WHOLE = ("id", "session_id", "status")
 """Columns that are never broken, so that an id can be copied."""
 PIPE_WIDTH = 240
+
+ERASE_LINE = "\x1b[K"
 
 DEFAULT_SERVER = "http://127.0.0.1:8420"
 
@@ -49,6 +53,18 @@ def one_line_errors() -> Iterator[None]:
         fail(f"{error.message} [{error.code}]", USAGE if is_usage else FAILED)
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
+
+
+@contextmanager
+def progress() -> Iterator[Callable[[str], None]]:
+    """Takes what a long work is at; on a terminal it stands in one line of stderr, which is gone at the end."""
+    if not sys.stderr.isatty():
+        yield lambda text: None
+        return
+    try:
+        yield lambda text: typer.echo(f"\r{ERASE_LINE}{text}", nl=False, err=True)
+    finally:
+        typer.echo(f"\r{ERASE_LINE}", nl=False, err=True)
 
 
 @contextmanager

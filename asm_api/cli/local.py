@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from asm_api.cli.common import FAILED, DatabaseUrl, Json, one_line_errors, print_json
+from asm_api.cli.common import FAILED, UNREACHABLE, DatabaseUrl, Json, fail, one_line_errors, print_json, progress
 
 
 def demo() -> None:
@@ -42,15 +42,31 @@ def dev(
     raise typer.Exit(code)
 
 
-def verify(database_url: DatabaseUrl = None, json: Json = False) -> None:
-    """Check the invariants on a database; exit 1 when one is violated, 3 when it cannot be reached."""
-    with one_line_errors():
+Secrets = Annotated[
+    bool,
+    typer.Option("--secrets/--no-secrets", help="Look for secrets in every row: about a minute per million events."),
+]
+
+
+def verify(database_url: DatabaseUrl = None, json: Json = False, secrets: Secrets = True) -> None:
+    """Check the invariants on a database; exit 1 when one is violated, 3 when it cannot be asked."""
+    with one_line_errors(), progress() as tell:
         import asyncio
 
         from asm_core.config import Settings
+        from asm_core.domain.errors import AsmError, ErrorCode
+        from asm_core.domain.redaction import SecretSearch
         from asm_core.stores.sql.verify import verify_database
 
-        report = asyncio.run(verify_database(database_url or Settings().database_url))
+        settings = Settings()
+        search = SecretSearch(settings.redactor.options) if secrets else None
+        url = database_url or settings.database_url
+        try:
+            report = asyncio.run(verify_database(url, secrets=search, tell=tell))
+        except AsmError as error:
+            if error.code is ErrorCode.QUERY_ERROR:  # nothing is known, which is not the same as unsound
+                fail(error.message, UNREACHABLE)
+            raise
     if json:
         print_json(report.to_map())
     else:

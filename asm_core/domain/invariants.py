@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 INVARIANTS: Mapping[int, str] = {
@@ -14,8 +14,11 @@ INVARIANTS: Mapping[int, str] = {
     5: "slots",
     6: "usage and cost",
     7: "liveness",
+    8: "secrets",
 }
-"""Number in DESIGN §9, and a short name. Number 8 (no secret is stored) needs the redaction patterns, not a query."""
+"""Number in DESIGN §9, and a short name."""
+
+SECRETS = 8
 
 MAX_SHOWN = 20
 """Violations of one invariant that are described; all are counted."""
@@ -53,6 +56,8 @@ class Report:
     """One verdict per invariant, all about the same snapshot."""
 
     verdicts: Sequence[Verdict]
+    left_out: Mapping[int, str] = field(default_factory=dict)
+    """Number of an invariant that was not looked at, and why."""
 
     @property
     def is_sound(self) -> bool:
@@ -77,10 +82,18 @@ class Report:
             told += [f"    {text}" for text in verdict.violations]
             if verdict.count > len(verdict.violations):
                 told.append(f"    and {verdict.count - len(verdict.violations)} more")
+        told += [f"{number} {INVARIANTS[number]}: left out, {reason}" for number, reason in self.left_out.items()]
         return [*told, self.verdict]
 
     def to_map(self) -> dict[str, Any]:
-        return {"sound": self.is_sound, "invariants": [verdict.to_map() for verdict in self.verdicts]}
+        return {
+            "sound": self.is_sound,
+            "invariants": [verdict.to_map() for verdict in self.verdicts],
+            "left_out": [
+                {"number": number, "name": INVARIANTS[number], "reason": reason}
+                for number, reason in self.left_out.items()
+            ],
+        }
 
 
 def _found(count: int) -> str:

@@ -36,7 +36,9 @@ def input_messages(value: Mapping[str, Any] | None) -> list[dict[str, str]]:
 
 
 def check_messages(value: Mapping[str, Any]) -> None:
-    """Raises `invalid_input`, naming the field, when `messages` or `prompt` has the wrong shape."""
+    """Raises `invalid_input`, naming the field, when the input, its `messages` or its `prompt` has the wrong shape."""
+    if not isinstance(value, Mapping):
+        raise AsmError(ErrorCode.INVALID_INPUT, f"the input must be a mapping, not {type(value).__name__}")
     messages, prompt = value.get("messages"), value.get("prompt")
     if prompt is not None and not isinstance(prompt, str):
         raise _invalid("prompt", f"prompt must be text, not {type(prompt).__name__}")

@@ -38,8 +38,12 @@ OWN = "own_secret"
 """Category of what the installation itself was given."""
 MIN_LITERAL = 12
 MAX_REPLACEMENT = 100
+MIN_OWN_MARK = 3
+"""Characters of a replacement that is recognised as one."""
 MIN_TEXT = 5
 """Characters of the shortest secret with its name."""
+
+_PLAIN = "[REDACTED]"
 
 _T = EventType
 SCANNED_FIELDS: Mapping[EventType, frozenset[str]] = {
@@ -74,7 +78,7 @@ class RedactionOptions:
     enabled: bool = True
     patterns: Literal["default"] | Sequence[Pattern] | Replace = "default"
     """Patterns are added to the built-in ones, unless they replace them."""
-    replacement: str = "[REDACTED]"
+    replacement: str = _PLAIN
     """Text, or `categorized`."""
     deep_scan: bool = True
     """All of an event's data; else only `SCANNED_FIELDS`."""
@@ -170,6 +174,12 @@ class Redactor:
     def stream(self) -> TextStream:
         """For a text that arrives in parts."""
         return TextStream(self._scanner, self._mark)
+
+    def kinds(self, text: str) -> set[str]:
+        """The categories of the secrets in a text; none in a text that is redacted."""
+        if self._text(text)[0] is text:
+            return set()
+        return {span.category for span in self._scanner.spans(text) if text[span.start : span.end] != self._mark(span)}
 
     def _text(self, text: str) -> tuple[str, int]:
         """The text, the very same object when there is nothing in it, and how often something was replaced."""
@@ -270,6 +280,53 @@ class _Walk:
         return text
 
 
+class SecretSearch:
+    """
+    Looks for secrets where none should be, and tells their kinds, never themselves.
+
+    Args:
+        options: of the redaction whose result is looked at; what it left in place of secrets is none.
+    """
+
+    def __init__(self, options: RedactionOptions | None = None) -> None:
+        given = options or RedactionOptions()
+        self._redactor = Redactor(replace(given, enabled=True, replacement=_PLAIN))
+        own = [re.escape(given.replacement)] if len(given.replacement) >= MIN_OWN_MARK else []
+        self._marks = re.compile("|".join((r"\[REDACTED(?::[a-z0-9_]{1,40})?\]", *own)))
+
+    def kinds(self, value: Any) -> list[str]:
+        """The categories of the secrets in nested data, in alphabetical order."""
+        walk = _SearchWalk(self._redactor, self._marks)
+        walk.value(value)
+        return sorted(walk.kinds)
+
+    def hide(self, text: str) -> str:
+        """`text` as it may be shown."""
+        return self._redactor.text(text)
+
+
+class _SearchWalk(_Walk):
+    def __init__(self, redactor: Redactor, marks: re.Pattern[str]) -> None:
+        super().__init__(redactor)
+        self._marks = marks
+        self.kinds: set[str] = set()
+
+    def _entry(self, key: Any, value: Any, depth: int) -> tuple[Any, Any]:
+        if isinstance(key, str) and not isinstance(key, Enum):
+            self._text(key)
+        return super()._entry(key, value, depth)
+
+    def _named_text(self, text: str, category: str) -> str:
+        if text and not self._marks.fullmatch(text):
+            self.kinds.add(category)
+        return text
+
+    def _text(self, text: str) -> str:
+        plain = self._marks.sub(_PLAIN, text)
+        self.kinds |= self._redactor.kinds(plain)
+        return text
+
+
 def _unused(key: Any, taken: Mapping[Any, Any]) -> Any:
     """Two keys that were secrets do not become one."""
     while key in taken:
@@ -330,5 +387,7 @@ def _invalid(field: str, message: str) -> AsmError:
 
 
 REDACTOR = Redactor()
+"""With the default options."""
+SEARCH = SecretSearch()
 """With the default options."""
 OFF = Redactor(RedactionOptions(enabled=False))

@@ -138,7 +138,12 @@ class RunQueue(Protocol):
     """
 
     async def create_session(self, session: Session, *, activate: bool = True) -> SessionChange:
-        """Store a session with its counter and queue: `session_created`, and `session_started` when activated."""
+        """
+        Store a session with its counter and queue: `session_created`, and `session_started` when activated.
+
+        Raises:
+            AsmError: `already_exists` (the id is another tenant's).
+        """
 
     async def fork_session(self, session: Session, at: int | None) -> SessionChange:
         """
@@ -150,7 +155,8 @@ class RunQueue(Protocol):
             at: a number of the parent's log; None: all it holds by now.
 
         Raises:
-            AsmError: `session_not_found` (the parent), `validation_error` (no such event).
+            AsmError: `session_not_found` (the parent), `validation_error` (no such event), `already_exists` (the id is
+                another tenant's).
         """
 
     async def change_session(
@@ -178,7 +184,8 @@ class RunQueue(Protocol):
         """
         Raises:
             AsmError: `session_not_found`, `invalid_operation` (session ended), `max_runs_exceeded`,
-                `already_exists` (the idempotency key was used with another request).
+                `already_exists` (the idempotency key was used with another request, or the id of the run or of the
+                new session is another tenant's).
         """
 
     async def claim(self, session_id: str, worker_id: str) -> Claimed | NotClaimed:

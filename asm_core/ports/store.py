@@ -101,7 +101,7 @@ class SessionStore(Protocol):
         Insert, or replace every field; the session need not exist. A new run stands in no queue.
 
         Raises AsmError `validation_error`, `invalid_transition` (a terminal status is written once), `already_exists`
-        (the id is another tenant's).
+        (the id is another tenant's), `session_not_found` (the session is another tenant's).
         """
 
     async def append_events(self, events: Sequence[Event], tenant_id: str) -> list[Event]:

@@ -408,9 +408,12 @@ def _save_session(db: Transaction, row: Row, bounds: Row) -> None:
     known = db.find("sessions", row["id"])
     if known is not None and known["tenant_id"] != row["tenant_id"]:
         raise refusals.id_taken("session", row["id"])
+    counter = db.find("session_sequences", row["id"])
+    if counter is not None and counter["tenant_id"] != row["tenant_id"]:
+        raise refusals.id_taken("session", row["id"])
     _save(db, "sessions", row, known)
     _save(db, "session_runtime", bounds, db.find("session_runtime", row["id"]))
-    if db.find("session_sequences", row["id"]) is None:
+    if counter is None:
         db.insert("session_sequences", {"session_id": row["id"], "tenant_id": row["tenant_id"]})
 
 
@@ -420,6 +423,9 @@ def _save_run(db: Transaction, row: Row) -> None:
         raise refusals.id_taken("run", row["id"])
     if known is not None and known["status"] in TERMINAL_RUNS and known["status"] != row["status"]:
         raise refusals.final(row["id"], known["status"], row["status"])
+    session = db.find("sessions", row["session_id"])
+    if session is not None and session["tenant_id"] != row["tenant_id"]:
+        raise refusals.no_session(row["session_id"])
     _save(db, "runs", row, known)
 
 

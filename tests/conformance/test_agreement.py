@@ -7,7 +7,6 @@ Ids are given by the machine, so that the stores can be compared word by word; o
 from __future__ import annotations
 
 import asyncio
-import shutil
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, fields, is_dataclass
@@ -43,12 +42,11 @@ from tests.builders import (
     open_world,
     some_events,
 )
-from tests.fixtures.postgres import Databases
+from tests.fixtures.postgres import empty_database
+from tests.fixtures.sqlite import empty_file
 
 TENANT = "default"
 OPTIONS = ({}, {}, RETRY, {"on_worker_lost": "resume", "max_attempts": 2}, {"provider": "claude"})
-TABLES = ("asm_sessions", "asm_runs", "asm_events", "asm_session_sequences", "asm_session_runtime", "asm_run_leases",
-          "asm_workers", "asm_limiters", "asm_idempotency_keys", "asm_audit_log")  # fmt: skip
 UNSPOKEN = {"timestamp", "created_at", "updated_at", "started_at", "ended_at", "remaining_ms", "oldest_queued_age_ms",
             "oldest_pending_age_ms"}  # fmt: skip
 """Times, and what follows from them."""
@@ -84,14 +82,13 @@ class Stores:
     """Where the worlds of one run come from."""
 
     loop: asyncio.AbstractEventLoop
-    sqlite_template: Path
-    folder: Path
-    postgres_url: str
+    durable: list[World]
+    """On SQLite and Postgres: opened once, emptied for each life."""
+    empty: Callable[[], None]
 
 
 class Agreement(RuleBasedStateMachine):
     stores: Stores
-    examples = count()
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,18 +112,19 @@ class Agreement(RuleBasedStateMachine):
             self.create(activate=True, slots=2, room=3)
 
     async def _open(self) -> None:
-        path = self.stores.folder / f"{next(self.examples)}.db"
-        shutil.copy(self.stores.sqlite_template, path)
-        postgres = open_world(self.stores.postgres_url, limiter="fleet", ends_sound=False)
-        for world in (open_memory_world(limiter="fleet"), open_sqlite_world(path, limiter="fleet"), postgres):
-            self.worlds.append(await self.opened.enter_async_context(world))
-        await self.worlds[2].sql(f"TRUNCATE {', '.join(TABLES)}")
+        memory = await self.opened.enter_async_context(open_memory_world(limiter="fleet"))
+        self.stores.empty()
+        self.worlds = [memory, *(world.renewed() for world in self.stores.durable)]
 
     def teardown(self) -> None:
         try:
             self.logs_agree()
         finally:
-            self.loop().run_until_complete(self.opened.aclose())
+            self.loop().run_until_complete(self._close())
+
+    async def _close(self) -> None:
+        await self.opened.aclose()
+        assert await self.worlds[1].peek.violations() == []
 
     def loop(self) -> asyncio.AbstractEventLoop:
         return self.stores.loop
@@ -359,9 +357,22 @@ class Agreement(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def stores(sqlite_template: Path, tmp_path: Path, databases: Databases, template: str) -> Iterator[Stores]:
-    with asyncio.Runner() as runner, databases.fresh(template) as url:
-        yield Stores(runner.get_loop(), sqlite_template, tmp_path, url)
+def stores(sqlite_path: Path, emptied_database_url: str) -> Iterator[Stores]:
+    def empty() -> None:
+        empty_file(sqlite_path)
+        empty_database(emptied_database_url)
+
+    opened = AsyncExitStack()
+    with asyncio.Runner() as runner:
+        durable = [
+            runner.run(opened.enter_async_context(world))
+            for world in (
+                open_sqlite_world(sqlite_path, limiter="fleet", ends_sound=False),
+                open_world(emptied_database_url, limiter="fleet", ends_sound=False),
+            )
+        ]
+        yield Stores(runner.get_loop(), durable, empty)
+        runner.run(opened.aclose())
 
 
 def test_all_stores_give_the_same_answers_and_keep_the_same_log(stores: Stores) -> None:
@@ -370,7 +381,7 @@ def test_all_stores_give_the_same_answers_and_keep_the_same_log(stores: Stores) 
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=10, stateful_step_count=40, deadline=None, derandomize=True, database=None,
+            max_examples=25, stateful_step_count=40, deadline=None, derandomize=True, database=None,
             suppress_health_check=list(HealthCheck),
             phases=[Phase.generate],  # Phase.shrink takes minutes: every try opens three stores
         ),

@@ -13,7 +13,8 @@ from tests.builders import HANDED_BACK, RETRY, World, a_lease, an_outcome
 
 
 async def test_a_claim_gives_everything_an_executor_needs(world: World) -> None:
-    session_id = await world.session(model="m", context={"system_prompt": "x"})
+    bounds = {"max_concurrent_runs": 3, "max_queued_runs": 7}
+    session_id = await world.session(model="m", context={"system_prompt": "x"}, **bounds)
     submitted = await world.submit(session_id, options={"timeout_ms": 9, "model": "n"})
     worker_id = await world.worker()
     claim = await world.queue.claim(session_id, worker_id)
@@ -24,6 +25,7 @@ async def test_a_claim_gives_everything_an_executor_needs(world: World) -> None:
     assert claim.run.options is not None
     assert (claim.run.options.timeout_ms, claim.run.options.model) == (9, "n")
     assert (claim.session.model, claim.session.context) == ("m", {"system_prompt": "x"})
+    assert (claim.session.max_concurrent_runs, claim.session.max_queued_runs) == (3, 7)
     row = await world.run_row(submitted.run_id)
     assert (row["claims"], row["fence"], row["first_fence"], row["worker_id"]) == (1, 1, 1, worker_id)
 

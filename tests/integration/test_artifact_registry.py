@@ -137,6 +137,9 @@ async def test_tenants_do_not_meet(registry: ArtifactRegistry) -> None:
     assert await registry.get_by_key("key", "acme") == ours
     assert await registry.list_by_session("ses_1", "other") == [theirs]
     assert await registry.session_stats("ses_1", "acme") == ArtifactStats(1, 100)
+    with pytest.raises(AsmError) as caught:
+        await registry.register(attrs("own", id=theirs.id), "acme")
+    assert (caught.value.code, caught.value.details) == (ErrorCode.ALREADY_EXISTS, {"key": "own", "id": theirs.id})
     await registry.replace(attrs(), "other")
     await registry.delete("key", "other")
     assert await registry.get_by_key("key", "acme") == ours

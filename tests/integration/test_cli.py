@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -50,6 +53,8 @@ def test_help_imports_nothing_heavy() -> None:
         (("runs", "--limit", "0"), 2),
         (("no-such-command",), 2),
         (("verify", "--database-url", "postgresql://127.0.0.1:9/x"), 3),
+        (("verify", "--database-url", "sqlite:////nowhere/asm.db"), 3),
+        (("verify", "--database-url", "mysql://127.0.0.1:9/x"), 2),
         (("migrate", "--database-url", "postgresql://127.0.0.1:9/x"), 3),
     ],
 )
@@ -173,6 +178,26 @@ def test_verify_finds_the_database_sound(dev: Dev) -> None:
     answer = asm("verify", "--database-url", dev.description["database_url"], "--json")
     assert answer.returncode == 0, answer.stdout
     json.loads(answer.stdout)
+
+
+def test_verify_tells_of_a_file_by_its_exit_code(sqlite_template: Path, tmp_path: Path) -> None:
+    """0 sound, 1 violated, 3 not to be asked; secrets are left out on request; no progress without a terminal."""
+    path = shutil.copy(sqlite_template, tmp_path / "asm.db")
+    token = "gh" + "p_" + "a1B2c3" * 6
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO asm_sessions (id, agent_id, status, created_at, updated_at, model)"
+            " VALUES ('ses_1', 'a', 'active', '2025-06-01T12:00:00.000000Z', '2025-06-01T12:00:00.000000Z', ?)",
+            [token],
+        )
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"no database " * 100)
+    found = asm("verify", "--database-url", f"sqlite:///{path}")
+    assert (found.returncode, found.stderr) == (1, "")
+    assert "asm_sessions.model of ses_1: github_pat" in found.stdout
+    assert token not in found.stdout
+    assert asm("verify", "--database-url", f"sqlite:///{path}", "--no-secrets").returncode == 0
+    assert asm("verify", "--database-url", f"sqlite:///{broken}").returncode == 3
 
 
 def test_doctor_finds_everything_in_order(dev: Dev) -> None:

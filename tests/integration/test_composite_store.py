@@ -3,39 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.lifecycle import RunStatus, SessionVerb
+from asm_core.domain.lifecycle import RunStatus
 from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.store import EventFilter
 from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.composite import CompositeSessionStore
 from asm_core.stores.sql.store import SqlSessionStore
+from asm_core.testing import CrashingArtifactStore
 from tests.builders import World, an_outcome
 from tests.fixtures.artifacts import engine_of
-
-
-class Crashing:
-    """An artifact store of somebody's making, whose every call dies."""
-
-    backend = "file"
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
-
-    async def put(self, *_: Any, **__: Any) -> Any:
-        raise self.error
-
-    put_stream = get = head = delete = put
-
-    async def open_read(self, _: str) -> AsyncGenerator[bytes, None]:
-        raise self.error
-        yield b""
 
 
 class Parked(FileArtifactStore):
@@ -103,17 +86,12 @@ async def test_each_store_gets_its_own_calls_and_answers_itself(
     await world.queue.finish(lease, an_outcome())
 
 
-async def test_a_cancelled_session_leaves_its_artifacts(
-    world: World, sessions: SqlSessionStore, tmp_path: Path
-) -> None:
+async def test_a_deleted_session_leaves_its_artifacts(world: World, sessions: SqlSessionStore, tmp_path: Path) -> None:
     """Check 184: the stores share nothing."""
     store = CompositeSessionStore(sessions, FileArtifactStore(tmp_path))
     session_id = await world.session()
     await store.artifacts.put(f"{session_id}/patch", b"x")
-    await world.queue.change_session(session_id, "default", SessionVerb.CANCEL)
-    for table in ("asm_events", "asm_session_sequences", "asm_session_runtime", "asm_sessions"):
-        column = "id" if table == "asm_sessions" else "session_id"
-        await world.sql(f"DELETE FROM {table} WHERE {column} = %s", session_id)
+    await store.sessions.delete_session(session_id, "default")
     with pytest.raises(AsmError):
         await store.sessions.get_session(session_id, "default")
     assert await store.artifacts.get(f"{session_id}/patch") == b"x"
@@ -121,10 +99,10 @@ async def test_a_cancelled_session_leaves_its_artifacts(
 
 @pytest.mark.parametrize("error", [RuntimeError("secret words"), KeyError("x"), OSError(5, "x"), TimeoutError()])
 async def test_a_crashing_artifact_store_is_a_storage_error_and_stops_nothing_else(
-    world: World, sessions: SqlSessionStore, error: Exception
+    world: World, sessions: SqlSessionStore, tmp_path: Path, error: Exception
 ) -> None:
     """Check 185."""
-    store = CompositeSessionStore(sessions, Crashing(error))
+    store = CompositeSessionStore(sessions, CrashingArtifactStore(FileArtifactStore(tmp_path), error))
     session_id = await world.session()
     for call in await calls_of(store.artifacts):
         with pytest.raises(AsmError, match="'key'") as caught:
@@ -136,9 +114,10 @@ async def test_a_crashing_artifact_store_is_a_storage_error_and_stops_nothing_el
 
 
 @pytest.mark.parametrize("code", [ErrorCode.NOT_FOUND, ErrorCode.STORAGE_CONNECTION_FAILED])
-async def test_an_error_with_a_code_passes_as_it_is(sessions: SqlSessionStore, code: ErrorCode) -> None:
+async def test_an_error_with_a_code_passes_as_it_is(sessions: SqlSessionStore, tmp_path: Path, code: ErrorCode) -> None:
     error = AsmError(code, "as it is")
-    for call in await calls_of(CompositeSessionStore(sessions, Crashing(error)).artifacts):
+    crashing = CrashingArtifactStore(FileArtifactStore(tmp_path), error)
+    for call in await calls_of(CompositeSessionStore(sessions, crashing).artifacts):
         with pytest.raises(AsmError) as caught:
             await call
         assert caught.value is error

@@ -6,23 +6,35 @@ import asyncio
 import random
 import sqlite3
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from asm_core.clock import SystemClock
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.lifecycle import SessionVerb
+from asm_core.domain.retention import RetentionPolicy
 from asm_core.ports.store import EventFilter
 from asm_core.stores.sql import engine as engine_module
+from asm_core.stores.sql import writes
+from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.engine import open_sqlite, sqlite_url
+from asm_core.stores.sql.maintenance import SqlMaintenance
 from asm_core.stores.sql.migrate import head, migrate
+from asm_core.stores.sql.query import SqlQueryAPI
+from asm_core.stores.sql.rows import event_rows
 from asm_core.stores.sql.store import SqlSessionStore
 from asm_core.stores.sql.tables import Instant
-from tests.builders import NOW, a_run, an_event, open_sqlite_world
+from asm_core.stores.sql.transactions import writing
+from asm_core.stores.sql.verify import verify_database
+from tests.builders import NOW, a_run, a_session, an_event, an_outcome, open_sqlite_world
 
 APPENDER = """
 import asyncio, sys
@@ -110,6 +122,133 @@ async def test_who_is_cancelled_leaves_the_file_free(store: SqlSessionStore) -> 
     found = await numbers(store)
     assert found == [*range(1, len(found) + 1)]
     assert len(found) % 2 == 1
+
+
+async def cancelled_at(engine: AsyncEngine, place: int, work: Coroutine[Any, Any, Any], times: int) -> bool:
+    """Whether it came to the place: the beginning of its n-th statement, where it is cancelled so many times."""
+    task, loop, seen = asyncio.ensure_future(work), asyncio.get_running_loop(), count(1)
+
+    def cancel(left: int) -> None:
+        task.cancel()
+        if left > 1:
+            loop.call_soon(cancel, left - 1)
+
+    def note(*_: Any) -> None:
+        if next(seen) == place:
+            cancel(times)
+
+    sa.event.listen(engine.sync_engine, "before_cursor_execute", note)
+    try:
+        await asyncio.wait({task})
+    finally:
+        sa.event.remove(engine.sync_engine, "before_cursor_execute", note)
+    if not task.cancelled() and (error := task.exception()):
+        raise error
+    return next(seen) > place
+
+
+def assert_free(path: Path) -> None:
+    """Nobody holds the file: its write lock is to be had at once."""
+    with closing(sqlite3.connect(path, isolation_level=None, timeout=0)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        other.execute("ROLLBACK")
+
+
+@pytest.mark.parametrize("times", [1, 4])
+async def test_a_transaction_has_ended_when_its_cancelled_caller_goes_on(path: Path, times: int) -> None:
+    """At every statement, also when he insists: committed or rolled back, and the connection good for the next one."""
+    engine = open_sqlite(path, pool_size=1)
+    store, dialect = SqlSessionStore(engine), dialect_of(engine)
+
+    async def write() -> None:
+        async with writing(engine) as tx:
+            await writes.append(tx, dialect, event_rows([an_event(), an_event()], "default"), "default")
+
+    place = 1
+    while await cancelled_at(engine, place, write(), times):
+        assert_free(path)
+        found = await numbers(store)
+        assert found == [*range(1, len(found) + 1)]
+        assert len(found) % 2 == 0
+        place += 1
+    assert place > 6, "BEGIN, the statements, COMMIT"
+    await write()
+    found = await numbers(store)
+    assert found == [*range(1, len(found) + 1)]
+    await engine.dispose()
+
+
+@pytest.mark.parametrize("times", [1, 4])
+async def test_a_snapshot_has_ended_when_its_cancelled_caller_goes_on(path: Path, times: int) -> None:
+    """The next user of its connection sees the present, and may write."""
+    async with open_sqlite_world(path) as world:
+        lease = await world.running()
+        await world.append(lease, 5)
+        await world.queue.finish(lease, an_outcome())
+    engine = open_sqlite(path, pool_size=1)
+    store, query = SqlSessionStore(engine), SqlQueryAPI(engine)
+
+    async def read_whole() -> None:
+        assert [chunk async for chunk in query.stream_export(lease.session_id, "default", include_artifacts=True)]
+
+    place, writes_done = 1, 0
+    for work in (read_whole, lambda: query.get_session_stats(lease.session_id, "default")):
+        while await cancelled_at(engine, place, work(), times):
+            await store.append_events([an_event()], "default")
+            writes_done += 1
+            assert await numbers(store) == [*range(1, writes_done + 1)]
+            place += 1
+        assert place > 3
+        place = 1
+    await engine.dispose()
+
+
+async def test_maintenance_may_be_cancelled_anywhere(path: Path) -> None:
+    """Every session is whole or gone, and what is left is sound."""
+    async with open_sqlite_world(path, ends_sound=False) as world:
+        for _ in range(2):
+            lease = await world.running()
+            await world.append(lease, 6)
+            await world.queue.finish(lease, an_outcome())
+            await world.queue.change_session(lease.session_id, "default", SessionVerb.COMPLETE)
+        later = await world.peek.now() + timedelta(days=365)
+        engine = open_sqlite(path, pool_size=2)
+        policy, place = RetentionPolicy(max_events_per_session=5, batch_size=2), 1
+        while await cancelled_at(engine, place, SqlMaintenance(engine).execute(policy, "default", now=later), 2):
+            assert_free(path)
+            if place % 5 == 0:
+                assert (await verify_database(sqlite_url(path))).violations == []
+            place += 1
+        assert place > 10
+        assert (await verify_database(sqlite_url(path))).violations == []
+        await engine.dispose()
+
+
+async def test_random_cancellations_of_many_leave_the_file_free(path: Path) -> None:
+    """Writers, maintenance and exports at once, on a pool that is too small for them."""
+    engine, rng = open_sqlite(path, pool_size=2), random.Random(5)
+    store, query, dialect = SqlSessionStore(engine), SqlQueryAPI(engine), dialect_of(engine)
+    await store.save_session(a_session(id="ses_1"))
+
+    async def write() -> None:
+        async with writing(engine) as tx:
+            await writes.append(tx, dialect, event_rows([an_event(), an_event()], "default"), "default")
+
+    for _ in range(30):
+        steps = (write(), store.append_events([an_event(), an_event()], "default"), write())
+        reads = (query.export_session("ses_1", "default"), query.get_session_stats("ses_1", "default"))
+        tasks = [asyncio.ensure_future(step) for step in (*steps, *reads)]
+        for task in rng.choices(tasks, k=6):
+            await asyncio.sleep(rng.random() * 0.004)
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [one for one in outcomes if isinstance(one, Exception)] == []
+    assert_free(path)
+    await write()
+    found = await numbers(store)
+    assert found == [*range(1, len(found) + 1)]
+    assert len(found) % 2 == 0
+    await engine.dispose()
 
 
 async def test_what_is_stored_is_there_when_the_file_is_opened_again(path: Path) -> None:

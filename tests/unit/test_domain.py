@@ -40,6 +40,10 @@ def refused(call: Callable[[], object]) -> AsmError:
 # Session
 
 
+def new_session(**fields: Any) -> Session:
+    return Session.new(**{"id": new_id("ses"), "agent_id": "tester", "now": NOW} | fields)
+
+
 def test_a_new_session_is_pending_and_has_both_times() -> None:
     """spec/01 checks 1, 4: pending, created and updated at the same instant, empty defaults."""
     session = Session.new(id="ses_1", agent_id="a", now=NOW)
@@ -51,10 +55,10 @@ def test_a_new_session_is_pending_and_has_both_times() -> None:
 def test_what_is_given_to_a_session_is_kept() -> None:
     """spec/01 checks 3, 4: id, metadata, context, tags, parent; None counts as empty."""
     fields = {"metadata": {"k": 1}, "context": {"system_prompt": "x"}, "tags": ("a",), "parent_session_id": "ses_0"}
-    session = a_session(id="mine", **fields)
+    session = new_session(id="mine", **fields)
     assert session.id == "mine"
     assert {name: getattr(session, name) for name in fields} == fields
-    emptied = a_session(metadata=None, context=None, tags=None)
+    emptied = new_session(metadata=None, context=None, tags=None)
     assert (emptied.metadata, emptied.context, emptied.tags) == ({}, {}, ())
 
 
@@ -77,26 +81,26 @@ def test_a_session_needs_an_agent(agent_id: object) -> None:
 @pytest.mark.parametrize("id_", [None, "", 7])
 def test_an_empty_id_is_no_id(id_: object) -> None:
     """spec/01 §1: ids are given from outside, and are kept as they are when they are any."""
-    for make in (lambda: a_session(id=id_), lambda: Run.new(id=id_, session_id="ses_1", now=NOW)):
+    for make in (lambda: new_session(id=id_), lambda: Run.new(id=id_, session_id="ses_1", now=NOW)):
         assert refused(make).details == {"field": "id"}
 
 
 @pytest.mark.parametrize("name", ["metadata", "context"])
 def test_what_must_be_a_mapping_is_refused_otherwise(name: str) -> None:
     """spec/01 §1: None is empty, everything else is a mistake."""
-    assert refused(lambda: a_session(**{name: ["x"]})).details == {"field": name}
+    assert refused(lambda: new_session(**{name: ["x"]})).details == {"field": name}
 
 
 @pytest.mark.parametrize("bound", [0, -1, 1.5, "2", True])
 def test_a_session_needs_room_for_one_run(bound: object) -> None:
     """spec/03 checks 8, 9."""
-    assert refused(lambda: a_session(max_concurrent_runs=bound)).details == {"field": "max_concurrent_runs"}
+    assert refused(lambda: new_session(max_concurrent_runs=bound)).details == {"field": "max_concurrent_runs"}
 
 
 def test_a_queue_may_have_no_room_but_not_less() -> None:
     """spec/03 check 25."""
-    assert a_session(max_queued_runs=0).max_queued_runs == 0
-    assert refused(lambda: a_session(max_queued_runs=-1)).details == {"field": "max_queued_runs"}
+    assert new_session(max_queued_runs=0).max_queued_runs == 0
+    assert refused(lambda: new_session(max_queued_runs=-1)).details == {"field": "max_queued_runs"}
 
 
 @pytest.mark.parametrize("status", SessionStatus)
@@ -119,7 +123,7 @@ def test_unknown_statuses_are_refused_and_the_known_listed() -> None:
 
 def test_a_status_given_to_a_new_session_is_ignored() -> None:
     """spec/01 check 14."""
-    assert a_session(status="completed").status is SessionStatus.PENDING
+    assert new_session(status="completed").status is SessionStatus.PENDING
 
 
 def test_a_session_is_frozen() -> None:

@@ -31,9 +31,14 @@ class Changed:
 
 
 def create_session(tx: Tx, given: Mapping[str, Any], limiter: str | None, *, activate: bool) -> Changed:
-    """With its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe)."""
+    """
+    With its counter and queue. Repeating it with the same id changes nothing (a lost commit is safe); an id that is
+    another tenant's is refused, and nothing of that session told.
+    """
     session_id, tenant_id = given["id"], given["tenant_id"]
-    if tx.db.find("sessions", session_id) is not None:
+    if (known := tx.db.find("sessions", session_id)) is not None:
+        if known["tenant_id"] != tenant_id:
+            raise refusals.id_taken("session", session_id)
         return Changed(session=with_bounds(tx, session_id))
     kept = (
         "id", "tenant_id", "agent_id", "parent_session_id", "provider", "model", "metadata", "context", "tags",

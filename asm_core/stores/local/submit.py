@@ -66,7 +66,10 @@ def _known(tx: Tx, given: Mapping[str, Any]) -> Answer | None:
     """The answer to a request that was made before; else its key, if it has one, is remembered."""
     run_id, key = given["run_id"], given["idempotency_key"]
     if key is None:
-        return None if tx.db.find("runs", run_id) is None else _submitted_before(tx, run_id)
+        run = tx.db.find("runs", run_id)
+        if run is not None and run["tenant_id"] != given["tenant_id"]:
+            raise refusals.id_taken("run", run_id)
+        return None if run is None else _submitted_before(tx, run_id)
     scope = "one-shot" if given["new_session"] is not None else given["session_id"]
     used = tx.db.find("idempotency_keys", given["tenant_id"], scope, key)
     if used is None:

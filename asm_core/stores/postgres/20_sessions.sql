@@ -1,4 +1,5 @@
--- Create a session with its counter and queue; active at once, or pending. Repeating it with the same id changes nothing (a lost commit is safe).
+-- Create a session with its counter and queue; active at once, or pending. Repeating it with the same id changes nothing
+-- (a lost commit is safe); an id that is another tenant's is refused, and nothing of that session told.
 -- A fork's own numbers follow those of the events that it refers to.
 CREATE OR REPLACE FUNCTION asm_create_session(p jsonb, p_limiter text, p_activate boolean DEFAULT true) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
@@ -10,7 +11,10 @@ BEGIN
           p->'metadata', p->'context', ARRAY(SELECT jsonb_array_elements_text(p->'tags')), v_at, v_at,
           (p->>'forked_at')::bigint)
   ON CONFLICT DO NOTHING;
-  IF FOUND THEN
+  IF NOT FOUND THEN
+    PERFORM 1 FROM asm_sessions WHERE id = v_id AND tenant_id = v_tenant;
+    IF NOT FOUND THEN RETURN jsonb_build_object('refused', 'id_taken', 'record', 'session', 'id', v_id); END IF;
+  ELSE
     INSERT INTO asm_session_sequences (session_id, tenant_id, last_sequence)
     VALUES (v_id, v_tenant, coalesce((p->>'forked_at')::bigint, 0));
     INSERT INTO asm_session_runtime (session_id, tenant_id, max_concurrent_runs, max_queued_runs, limiter)
@@ -29,7 +33,7 @@ END $$;
 -- events, so that a fork of a fork reads no longer chain.
 CREATE OR REPLACE FUNCTION asm_fork_session(p jsonb, p_limiter text, p_at bigint) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
-DECLARE v_parent text := p->>'parent_session_id'; v_last bigint; v_at bigint; v_inherited bigint;
+DECLARE v_parent text := p->>'parent_session_id'; v_last bigint; v_at bigint; v_inherited bigint; v_created jsonb;
 BEGIN
   PERFORM 1 FROM asm_session_runtime WHERE session_id = v_parent AND tenant_id = p->>'tenant_id' FOR UPDATE;
   IF NOT FOUND THEN RETURN jsonb_build_object('refused', 'session_not_found'); END IF;
@@ -37,13 +41,14 @@ BEGIN
     FROM asm_session_sequences c JOIN asm_sessions s ON s.id = c.session_id WHERE c.session_id = v_parent;
   v_at := coalesce(p_at, v_last);
   IF v_at NOT BETWEEN 1 AND v_last THEN RETURN jsonb_build_object('refused', 'no_such_event', 'latest', v_last); END IF;
+  v_created := asm_create_session(p || jsonb_build_object('forked_at', v_at), p_limiter);
+  IF v_created ? 'refused' OR v_created->'events' = '[]' THEN RETURN v_created; END IF;  -- the session is there already
   INSERT INTO asm_inherited_events (session_id, tenant_id, first_sequence, last_sequence, source_session_id)
   SELECT p->>'id', p->>'tenant_id', first_sequence, least(last_sequence, v_at), source_session_id
     FROM asm_inherited_events WHERE session_id = v_parent AND first_sequence <= v_at
   UNION ALL
-  SELECT p->>'id', p->>'tenant_id', v_inherited + 1, v_at, v_parent WHERE v_at > v_inherited
-  ON CONFLICT DO NOTHING;
-  RETURN asm_create_session(p || jsonb_build_object('forked_at', v_at), p_limiter);
+  SELECT p->>'id', p->>'tenant_id', v_inherited + 1, v_at, v_parent WHERE v_at > v_inherited;
+  RETURN v_created;
 END $$;
 
 -- Change a session's status. p_sources: the statuses from which the lifecycle table allows the verb. Ending a session

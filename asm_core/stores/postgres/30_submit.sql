@@ -8,6 +8,7 @@ CREATE OR REPLACE FUNCTION asm_submit(p jsonb, p_limiter text) RETURNS jsonb
 LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
   rt asm_session_runtime; k asm_idempotency_keys; v_status text; v_pending bigint; v_used bigint; v_events jsonb := '[]';
+  v_created jsonb; v_owner text;
   v_tenant text := p->>'tenant_id'; v_key text := p->>'idempotency_key'; v_once boolean := p->'new_session' <> 'null';
   v_queued boolean := (p->>'queued')::boolean;
   v_scope text := CASE WHEN p->'new_session' <> 'null' THEN 'one-shot' ELSE p->>'session_id' END;
@@ -27,11 +28,18 @@ BEGIN
       IF k.request_hash <> p->>'request_hash' THEN RETURN jsonb_build_object('refused', 'already_exists', 'run_id', k.run_id); END IF;
       RETURN CASE WHEN k.run_id = v_run THEN asm_submitted_before(v_run) ELSE asm_submitted(k.run_id, true) END;
     END IF;
-  ELSIF EXISTS (SELECT 1 FROM asm_runs WHERE id = v_run) THEN
-    RETURN asm_submitted_before(v_run);
+  ELSE
+    SELECT tenant_id INTO v_owner FROM asm_runs WHERE id = v_run;
+    IF v_owner = v_tenant THEN RETURN asm_submitted_before(v_run); END IF;
+    IF FOUND THEN RETURN jsonb_build_object('refused', 'id_taken', 'record', 'run', 'id', v_run); END IF;
   END IF;
   IF v_once THEN
-    v_events := asm_create_session(p->'new_session', p_limiter)->'events';
+    v_created := asm_create_session(p->'new_session', p_limiter);
+    IF v_created ? 'refused' THEN
+      DELETE FROM asm_idempotency_keys WHERE tenant_id = v_tenant AND scope = v_scope AND key = v_key;
+      RETURN v_created;
+    END IF;
+    v_events := v_created->'events';
     SELECT * INTO rt FROM asm_session_runtime WHERE session_id = v_session FOR UPDATE;
   END IF;
   SELECT CASE WHEN deleted_at IS NULL THEN status ELSE 'deleted' END INTO v_status FROM asm_sessions WHERE id = v_session;

@@ -68,8 +68,9 @@ BEGIN
   VALUES (r.id, r.tenant_id, s.id, rt.limiter, rt.fence_seq, p_worker, v_at);
   PERFORM asm_audit('run.claimed', r.tenant_id, s.id, r.id,
                     jsonb_build_object('worker_id', p_worker, 'fence', rt.fence_seq));
-  RETURN jsonb_build_object('fence', rt.fence_seq, 'run', to_jsonb(r), 'session', to_jsonb(s),
-                            'wake', asm_successors(s.id));
+  RETURN jsonb_build_object('fence', rt.fence_seq, 'run', to_jsonb(r), 'wake', asm_successors(s.id),
+    'session', to_jsonb(s) || jsonb_build_object('max_concurrent_runs', rt.max_concurrent_runs,
+                                                 'max_queued_runs', rt.max_queued_runs));
 END $$;
 
 -- The start mark, immediately before the provider is called. Everything before it is safe to repeat; after it a run's

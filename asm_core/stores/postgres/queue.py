@@ -75,6 +75,8 @@ class PostgresRunQueue:
         answer = await self._pool.call(
             "SELECT asm_create_session(%s, %s, %s)", _session_json(session), self._limiter, activate
         )
+        if "refused" in answer:
+            raise _refusal(answer, session_id=session.id)
         return await self._created(session, answer)
 
     async def fork_session(self, session: Session, at: int | None) -> SessionChange:
@@ -305,6 +307,8 @@ def _refusal(
             return refusals.no_such_event(session_id, at or 0, answer["latest"])
         case "already_exists":
             return refusals.key_reused(session_id, key, answer["run_id"])
+        case "id_taken":
+            return refusals.id_taken(answer["record"], answer["id"])
         case "max_runs_exceeded":
             return refusals.queue_full(
                 session_id, queued=answer["queued"], in_flight=answer["in_flight"], limits=answer

@@ -35,9 +35,6 @@ class Dialect(Protocol):
     def insert(self, table: sa.Table) -> Any:
         """An INSERT that knows `on_conflict_do_update` and `on_conflict_do_nothing`."""
 
-    def turn(self, name: str) -> sa.Select[bool] | None:
-        """True when nobody else has this turn, held to the end of the transaction; None: it need not be asked for."""
-
     keep_usage: sa.TextClause
     """Adds the usage events `numbers` of `session_id` of `tenant_id` to what their runs say of pruned usage."""
 
@@ -48,8 +45,8 @@ class PostgresDialect:
         return sa.case((sa.func.jsonb_typeof(value) == "number", sa.cast(value.astext, sa.Numeric)))
 
     def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
-        found: sa.ColumnElement[str] = sa.type_coerce(column, pg.JSONB)[key].astext
-        return found
+        value = sa.type_coerce(column, pg.JSONB)[key]
+        return sa.case((sa.func.jsonb_typeof(value) == "string", value.astext))
 
     def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
         return sa.type_coerce(tags, pg.ARRAY(sa.Text)).contains(list(wanted))
@@ -63,9 +60,6 @@ class PostgresDialect:
 
     def insert(self, table: sa.Table) -> Any:
         return pg.insert(table)
-
-    def turn(self, name: str) -> sa.Select[bool] | None:
-        return sa.select(sa.func.pg_try_advisory_xact_lock(sa.func.hashtextextended(name, 0)))
 
     keep_usage = sa.text("""
         UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (
@@ -100,7 +94,8 @@ class SqliteDialect:
         return sa.case((is_number, sa.func.json_extract(column, path)))
 
     def text(self, column: sa.ColumnElement[Any], key: str) -> sa.ColumnElement[str]:
-        return sa.func.json_extract(column, f"$.{key}", type_=sa.Text)
+        path = f"$.{key}"
+        return sa.case((sa.func.json_type(column, path) == "text", sa.func.json_extract(column, path, type_=sa.Text)))
 
     def has_all(self, tags: sa.ColumnElement[Any], wanted: Sequence[str]) -> Condition:
         each = sa.func.json_each(tags).table_valued("value")
@@ -116,9 +111,6 @@ class SqliteDialect:
 
     def insert(self, table: sa.Table) -> Any:
         return sqlite.insert(table)
-
-    def turn(self, name: str) -> None:
-        return None
 
     keep_usage = sa.text("""
         UPDATE asm_runs AS r SET pruned_usage = kept.usage FROM (

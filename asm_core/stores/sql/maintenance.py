@@ -1,9 +1,9 @@
 """
 Maintenance over SQLAlchemy Core: retention, orphans, health; for one tenant per call.
 
-One maintenance of a tenant at a time: an advisory lock, held by a transaction of its own that does nothing else. It
-only saves work: every step locks what it changes, in batches, skips what others hold, and looks again before it acts,
-so a lock that a dead node has left behind delays maintenance and endangers nothing.
+One maintenance of a tenant at a time (`turns.py`). That only saves work: every step locks what it changes, in batches,
+skips what others hold, and looks again before it acts, so a turn that outlives its holder delays maintenance and
+endangers nothing.
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import parse_datetime
 from asm_core.domain.retention import RetentionPolicy
 from asm_core.ports.query import MaintenanceReport, Step
+from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.sql import writes
 from asm_core.stores.sql.dialect import dialect_of
 from asm_core.stores.sql.pruning import Pruning
@@ -35,6 +36,7 @@ from asm_core.stores.sql.tables import (
     sessions,
 )
 from asm_core.stores.sql.transactions import fetch, snapshot, with_connection, writing
+from asm_core.stores.sql.turns import turn
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +47,10 @@ Condition = sa.ColumnElement[bool]
 
 
 class Blobs(Protocol):
-    """Where the contents of artifacts are; every artifact store is one."""
+    """Where the contents of artifacts are, each under its row's `storage_ref`; every `ArtifactStore` is one."""
+
+    @property
+    def backend(self) -> str: ...
 
     async def delete(self, key: str) -> object: ...
 
@@ -54,11 +59,17 @@ class SqlMaintenance:
     """
     Args:
         engine: from `open_engine`; two connections are used at a time.
-        blobs: the store that holds the bytes (the one below a registering store): contents of the artifacts of deleted
-            sessions are removed from it; when omitted they stay.
+        blobs: contents of the artifacts of deleted sessions are removed from here; when omitted they stay. The store
+            that holds the bytes, as for `collect_garbage`: what lies in stores of another kind is left alone.
+
+    Raises:
+        AsmError: `validation_error` for a `RegisteringArtifactStore`: it knows artifacts by key and deletes no bytes.
     """
 
     def __init__(self, engine: AsyncEngine, *, blobs: Blobs | None = None) -> None:
+        if isinstance(blobs, RegisteringArtifactStore):
+            message = "blobs must be the store below a RegisteringArtifactStore"
+            raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "blobs"})
         self._engine = engine
         self._dialect = dialect_of(engine)
         self._blobs = blobs
@@ -126,15 +137,9 @@ class SqlMaintenance:
             f"sequence mismatch for {row['session_id']}: {row['last_sequence']}, {row['highest']}" for row in wrong
         ]
 
-    @asynccontextmanager
-    async def _turn(self, tenant_id: str) -> AsyncIterator[bool]:
+    def _turn(self, tenant_id: str) -> AbstractAsyncContextManager[bool]:
         """Whether nobody else maintains this tenant now; held until the block ends."""
-        turn = self._dialect.turn(f"asm maintenance {tenant_id}")
-        if turn is None:
-            yield True
-            return
-        async with writing(self._engine) as tx:
-            yield bool(await tx.scalar(turn))
+        return turn(self._engine, f"asm maintenance {tenant_id}")
 
     @asynccontextmanager
     async def _own_turn(self, tenant_id: str) -> AsyncIterator[None]:
@@ -174,11 +179,10 @@ class SqlMaintenance:
             for session_id in found:
                 try:
                     refs = await self._delete_session(session_id, tenant_id, gone_long_ago)
+                    count += refs is not None
+                    errors += await self._delete_blobs(refs or ())
                 except AsmError as error:
                     errors.append(f"session {session_id}: {error.message}")
-                    continue
-                count += refs is not None
-                errors += await self._delete_blobs(refs or ())
         return Step(count=count, errors=errors)
 
     async def _batches(self, tenant_id: str, size: int, *conditions: Condition) -> AsyncIterator[Sequence[str]]:
@@ -197,30 +201,47 @@ class SqlMaintenance:
         return await with_connection(self._engine, lambda connection: fetch(connection, query))
 
     async def _delete_session(self, session_id: str, tenant_id: str, *conditions: Condition) -> list[str] | None:
-        """Where the contents of its artifacts are (`storage_ref`); None when it is not to be deleted after all."""
+        """Where the contents of its artifacts lie; None when it is not to be deleted after all."""
         async with writing(self._engine) as tx:
             if not await lock_resting(tx, tenant_id, [session_id], *conditions):
                 return None
-            refs = sa.select(artifacts.c.storage_ref).where(
-                artifacts.c.session_id == session_id, artifacts.c.tenant_id == tenant_id
-            )
-            found = [*(await tx.scalars(refs)).all()]
+            refs = await self._refs_of(tx, session_id, tenant_id)
             await writes.delete_session(tx, session_id, tenant_id)
             trace = {"tenant_id": tenant_id, "action": "session.deleted", "session_id": session_id, "data": {}}
             await tx.execute(sa.insert(audit_log).values(trace))
-        return found
+        return refs
 
-    async def _delete_blobs(self, refs: Sequence[str]) -> list[str]:
-        """What went wrong: the rows are gone, so each content that is left behind is told."""
+    async def _refs_of(self, tx: AsyncConnection, session_id: str, tenant_id: str) -> list[str]:
+        """In the store of contents, hidden rows' too."""
         if self._blobs is None:
             return []
+        mine = (artifacts.c.session_id == session_id, artifacts.c.tenant_id == tenant_id)
+        refs = sa.select(artifacts.c.storage_ref).distinct().order_by(artifacts.c.storage_ref)
+        held_here = artifacts.c.storage_backend == self._blobs.backend
+        return [*(await tx.scalars(refs.where(*mine, held_here))).all()]
+
+    async def _delete_blobs(self, refs: Sequence[str]) -> list[str]:
+        """What went wrong: the rows are gone, so all that is left behind is told. What another row holds stays."""
+        if self._blobs is None or not refs:
+            return []
+        kept = await self._referenced(refs)
         errors = []
         for ref in refs:
+            if ref in kept:
+                continue
             try:
                 await self._blobs.delete(ref)
             except Exception as cause:  # whatever the store raises
-                errors.append(f"artifact {ref}: its content could not be deleted ({type(cause).__name__})")
+                errors.append(f"artifact content {ref} could not be deleted ({type(cause).__name__})")
         return errors
+
+    async def _referenced(self, refs: Sequence[str]) -> set[str]:
+        """Those that a row points at, whosever it is."""
+        found: set[str] = set()
+        for start in range(0, len(refs), writes.MAX_CHOICES):
+            some = artifacts.c.storage_ref.in_(refs[start : start + writes.MAX_CHOICES])
+            found |= {row["storage_ref"] for row in await self._all(sa.select(artifacts.c.storage_ref).where(some))}
+        return found
 
     async def _clean_artifacts(self, tenant_id: str, batch_size: int) -> Step:
         ownerless = (artifacts.c.session_id.is_not(None), ~_has_session(artifacts))

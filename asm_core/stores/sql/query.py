@@ -462,8 +462,10 @@ class _Export:
         return self._pages(EVENT_COLUMNS, events, any_of(self._parts), events.c.sequence_number)
 
     def artifacts(self) -> AsyncIterator[Sequence[dict[str, Any]]]:
+        """Those that are there: what was deleted or replaced can no longer be read."""
         columns = [artifacts.c[name] for name in ARTIFACT_KEYS]
-        return self._pages(columns, artifacts, self._mine(artifacts), artifacts.c.created_at, artifacts.c.id)
+        live = sa.and_(self._mine(artifacts), artifacts.c.deleted_at.is_(None))
+        return self._pages(columns, artifacts, live, artifacts.c.created_at, artifacts.c.id)
 
     def _mine(self, table: sa.Table) -> Condition:
         return table.c.session_id == self._session_id

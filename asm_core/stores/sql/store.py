@@ -105,7 +105,7 @@ class SqlSessionStore:
         active = await fetch(
             connection,
             sa.select(runs.c.id, runs.c.status, runs.c.created_at, self._dialect.now().label("now"))
-            .where(runs.c.session_id == session_id)
+            .where(runs.c.session_id == session_id, runs.c.tenant_id == tenant_id)
             .where(sa.or_(IS_QUEUED, runs.c.status.in_(("running", "awaiting_approval"))))
             .order_by(runs.c.submit_seq),
         )

@@ -3,8 +3,8 @@ Statements and write transactions on either kind of database; foreign errors tur
 
 Postgres takes locks as a transaction meets its rows. SQLite knows one writer at a time: in this process writers line up
 before they begin (its own waiting is by sleeping), and BEGIN IMMEDIATE takes the write lock before anything is read, so
-that a transaction never has to be given up half-way. A caller who is cancelled waits for the end of what he has begun
-there: a statement runs on in its thread, and a connection that was left in the midst of one would keep the file locked.
+that a transaction never has to be given up half-way. A caller who is cancelled waits there until what he has begun has
+ended (`undisturbed.py`).
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncResult
 
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.stores.sql.undisturbed import UndisturbedConnection, undisturbed
 
 ANSWER_TIMEOUT_S = 32.0
 """A little more than a server's statement timeout: that one is the server's word, and a server may fall silent."""
@@ -61,14 +62,15 @@ async def in_transaction(engine: AsyncEngine, work: Work[T]) -> T:
 
     Raises as `with_connection`, and whatever `work` raises.
     """
-    begun = _begun_on_sqlite if engine.dialect.name == "sqlite" else _begun_on_postgres
+    is_sqlite = engine.dialect.name == "sqlite"
     clock = asyncio.get_running_loop().time
     give_up_at = clock() + ANSWER_TIMEOUT_S
 
     async def run() -> T:
         for tries_left in reversed(range(MAX_TRIES)):
             try:
-                async with begun(engine) as connection:
+                connection = engine.connect()  # undisturbed as a whole on SQLite
+                async with _begun_on_sqlite(connection) if is_sqlite else _begun_on_postgres(connection):
                     return await work(connection)
             except sa.exc.DBAPIError as cause:
                 if not tries_left or clock() > give_up_at or not _is_busy(cause):
@@ -83,17 +85,20 @@ async def in_transaction(engine: AsyncEngine, work: Work[T]) -> T:
 async def writing(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     """
     One transaction of maintenance, committed at the end of the block: on Postgres it may last, each statement sees what
-    was committed before it, and waiting for the locks of others is bounded.
+    was committed before it, and waiting for the locks of others is bounded. Whoever is cancelled in it leaves it ended.
 
     Raises:
         AsmError: as `with_connection`, with `maintenance_error` instead of `query_error`.
     """
-    is_sqlite = engine.dialect.name == "sqlite"
     with mapped_errors(ErrorCode.MAINTENANCE_ERROR):
-        async with (_begun_on_sqlite if is_sqlite else _begun_on_postgres)(engine) as connection:
-            for limit in () if is_sqlite else MAINTENANCE_LIMITS:
-                await connection.execute(sa.text(limit))
-            yield connection
+        if engine.dialect.name == "sqlite":
+            async with _begun_on_sqlite(UndisturbedConnection(engine)) as connection:
+                yield connection
+        else:
+            async with _begun_on_postgres(engine.connect()) as connection:
+                for limit in MAINTENANCE_LIMITS:
+                    await connection.execute(sa.text(limit))
+                yield connection
 
 
 @asynccontextmanager
@@ -105,14 +110,15 @@ async def snapshot(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
     Raises as `with_connection`.
     """
     with mapped_errors():
-        async with engine.connect() as connection:
-            if engine.dialect.name == "sqlite":
-                await connection.exec_driver_sql("BEGIN")
+        if engine.dialect.name == "sqlite":
+            async with UndisturbedConnection(engine) as connection:
                 try:
+                    await connection.exec_driver_sql("BEGIN")
                     yield connection
                 finally:
-                    await connection.exec_driver_sql("ROLLBACK")
-            else:
+                    await _roll_back(connection)
+        else:
+            async with engine.connect() as connection:
                 await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
                 yield connection
 
@@ -132,55 +138,78 @@ async def pages(
     connection: AsyncConnection, query: sa.Select[Any], size: int
 ) -> AsyncIterator[Sequence[dict[str, Any]]]:
     """All rows by a cursor of the server's, at most `size` at a time. Raises as `fetch`."""
-    async with connection.stream(query, execution_options={"yield_per": size}) as result:
-        parts = result.mappings().partitions()
+    finished = undisturbed if connection.dialect.name == "sqlite" else _as_it_is
+    stream = _Stream(connection, query, size)
+    try:
+        await finished(stream.open())
         while True:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                page = await anext(parts, None)
+                page = await finished(stream.next())
             if page is None:
                 return
             yield [dict(row) for row in page]
+    finally:
+        await finished(stream.close())
+
+
+async def _as_it_is(work: Awaitable[T]) -> T:
+    return await work
+
+
+class _Stream:
+    """A result in parts; opened or not, it can be closed."""
+
+    def __init__(self, connection: AsyncConnection, query: sa.Select[Any], size: int) -> None:
+        self._connection = connection
+        self._query = query
+        self._options = {"yield_per": size}
+        self._result: AsyncResult[Any] | None = None
+
+    async def open(self) -> None:
+        self._result = await self._connection.stream(self._query, execution_options=self._options)
+        self._parts = self._result.mappings().partitions()
+
+    async def next(self) -> Sequence[Mapping[str, Any]] | None:
+        """None behind the last part."""
+        return await anext(self._parts, None)
+
+    async def close(self) -> None:
+        if self._result is not None:
+            await self._result.close()
 
 
 async def _bounded(engine: AsyncEngine, run: Callable[[], Coroutine[Any, Any, T]]) -> T:
     with mapped_errors():
         if engine.dialect.name == "sqlite":
-            return await _undisturbed(run())
+            return await undisturbed(run())
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
             return await run()
 
 
-async def _undisturbed(work: Coroutine[Any, Any, T]) -> T:
-    """To its end, also when the caller is cancelled meanwhile; then the cancellation goes on."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait({task})
-        if not task.cancelled():
-            task.exception()  # nobody is left to hear of it
-        raise
-
-
 @asynccontextmanager
-async def _begun_on_postgres(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with engine.connect() as connection:
+async def _begun_on_postgres(connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+    async with connection:
         await connection.execution_options(isolation_level="READ COMMITTED")
         async with connection.begin():
             yield connection
 
 
 @asynccontextmanager
-async def _begun_on_sqlite(engine: AsyncEngine) -> AsyncIterator[AsyncConnection]:
-    async with _turns.setdefault(engine.pool, asyncio.Lock()), engine.connect() as connection:
-        await connection.exec_driver_sql("BEGIN IMMEDIATE")
+async def _begun_on_sqlite(connection: AsyncConnection) -> AsyncIterator[AsyncConnection]:
+    async with _turns.setdefault(connection.sync_engine.pool, asyncio.Lock()), connection:
         try:
+            await connection.exec_driver_sql("BEGIN IMMEDIATE")
             yield connection
+            await connection.exec_driver_sql("COMMIT")
         except BaseException:
-            with suppress(sa.exc.DBAPIError):  # a statement that failed badly has ended it already
-                await connection.exec_driver_sql("ROLLBACK")
+            await _roll_back(connection)
             raise
-        await connection.exec_driver_sql("COMMIT")
+
+
+async def _roll_back(connection: AsyncConnection) -> None:
+    """Nothing is left of a transaction on SQLite; one that has ended already, or its connection, is no error."""
+    with suppress(sa.exc.DBAPIError, sa.exc.PendingRollbackError):
+        await connection.exec_driver_sql("ROLLBACK")
 
 
 def _is_busy(cause: sa.exc.DBAPIError) -> bool:

@@ -65,6 +65,9 @@ async def save_session(
     if not is_mine or not await replace(connection, dialect, table, "id", row, only=only):
         raise refusals.id_taken("session", row["id"])
     await ensure_counters(connection, dialect, [row["id"]], row["tenant_id"])
+    owner = sa.select(session_sequences.c.tenant_id).where(session_sequences.c.session_id == row["id"])
+    if await connection.scalar(owner) != row["tenant_id"]:  # a log without a session
+        raise refusals.id_taken("session", row["id"])
 
 
 async def save_run(
@@ -79,16 +82,21 @@ async def save_run(
     As `save_session`.
 
     Raises:
-        AsmError: `already_exists`: the id is another tenant's; `invalid_transition`: its status is final.
+        AsmError: `already_exists`: the id is another tenant's; `invalid_transition`: its status is final;
+            `session_not_found`: the session is another tenant's.
     """
     keeps_status = only is not None and "status" not in only
     same_or_open = sa.or_(table.c.status.not_in(TERMINAL_RUNS), table.c.status == row["status"])
     conditions = () if keeps_status else (same_or_open,)
-    if await replace(connection, dialect, table, "id", row, *conditions, only=only):
-        return
-    query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
-    status = await connection.scalar(query)
-    raise refusals.id_taken("run", row["id"]) if status is None else refusals.final(row["id"], status, row["status"])
+    if not await replace(connection, dialect, table, "id", row, *conditions, only=only):
+        query = sa.select(runs.c.status).where(runs.c.id == row["id"], runs.c.tenant_id == row["tenant_id"])
+        status = await connection.scalar(query)
+        if status is None:
+            raise refusals.id_taken("run", row["id"])
+        raise refusals.final(row["id"], status, row["status"])
+    owner = await connection.scalar(sa.select(sessions.c.tenant_id).where(sessions.c.id == row["session_id"]))
+    if owner not in (None, row["tenant_id"]):
+        raise refusals.no_session(row["session_id"])
 
 
 async def replace(
@@ -196,12 +204,13 @@ async def _stored(connection: AsyncConnection, ids: Sequence[str]) -> dict[str, 
 
 async def delete_session(connection: AsyncConnection, session_id: str, tenant_id: str) -> None:
     """With everything that belongs to it. Raises AsmError `invalid_operation`: a fork's log begins with its events."""
-    lock = sa.select(session_runtime.c.session_id).where(session_runtime.c.session_id == session_id).with_for_update()
-    await connection.execute(lock)
+    mine = (session_runtime.c.session_id == session_id, session_runtime.c.tenant_id == tenant_id)
+    await connection.execute(sa.select(session_runtime.c.session_id).where(*mine).with_for_update())
     referring = (inherited_events.c.source_session_id == session_id, inherited_events.c.tenant_id == tenant_id)
     if await connection.scalar(sa.select(sa.exists().where(*referring))):
         raise refusals.has_forks(session_id)
     for table in _OF_A_SESSION:
-        mine = (table.c.session_id == session_id, table.c.tenant_id == tenant_id)
-        await connection.execute(sa.delete(table).where(*mine))
+        await connection.execute(
+            sa.delete(table).where(table.c.session_id == session_id, table.c.tenant_id == tenant_id)
+        )
     await connection.execute(sa.delete(sessions).where(sessions.c.id == session_id, sessions.c.tenant_id == tenant_id))
