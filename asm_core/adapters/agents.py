@@ -11,10 +11,14 @@ from asm_core.agent_process import AgentFolder, AgentFolders
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.messages import check_messages, input_messages
 from asm_core.domain.provider_options import ProviderOptions
+from asm_core.domain.run import Continuation
 from asm_core.ports.provider import Execution
 from asm_core.process import clean_env
 
-PROXIES = tuple(name for word in ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY") for name in (word, word.lower()))
+NETWORK = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
+)  # fmt: skip
 """The way out of the worker's network is the agent's too."""
 
 
@@ -51,6 +55,21 @@ def check_names(options: ProviderOptions, known: Collection[str]) -> None:
         raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": field})
 
 
+def session_gone(execution: Execution, cause: AsmError | None = None) -> AsmError | None:
+    """
+    Why a run that should go on in its provider's own session cannot; None where it may begin anew instead: it has the
+    conversation, or there was none before its own attempt that died.
+    """
+    options = execution.run.options
+    began_anew = execution.was_cut and (options is None or options.continuation is Continuation.NONE)
+    if execution.transcript is not None or began_anew:
+        return None
+    details = {"field": "continuation", "reason": "provider_session_gone"} | ({"cause": cause.message} if cause else {})
+    message = f"the provider's session {execution.resume} cannot be gone on with: it is not kept, or not whole"
+    given = cause.provider_error if cause else None
+    return AsmError(ErrorCode.INVALID_OPERATION, message, details=details, provider_error=given)
+
+
 def agent_env(extra: Mapping[str, str], programs: Sequence[Path] = ()) -> dict[str, str]:
     """
     An agent's whole environment.
@@ -59,7 +78,7 @@ def agent_env(extra: Mapping[str, str], programs: Sequence[Path] = ()) -> dict[s
         extra: set as given.
         programs: folders that come first on its PATH.
     """
-    env = clean_env(extra, PROXIES)
+    env = clean_env(extra, NETWORK)
     return env | {"PATH": os.pathsep.join([*map(str, programs), env.get("PATH", os.defpath)])}
 
 

@@ -17,7 +17,15 @@ from contextlib import aclosing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, not_supported
+from asm_core.adapters.agents import (
+    agent_env,
+    agent_folder,
+    check_names,
+    check_options,
+    check_prompt,
+    not_supported,
+    session_gone,
+)  # fmt: skip
 from asm_core.adapters.amp_events import AmpTurn
 from asm_core.adapters.failures import CUT, MALFORMED, provider_failure
 from asm_core.adapters.prompts import prompt
@@ -97,8 +105,8 @@ class AmpAdapter:
         except AsmError as error:
             if thread is None or turn.thread_id is not None or turn.has_begun:
                 raise
-            if execution.transcript is None:
-                raise _gone(thread, error) from error
+            if gone := session_gone(execution, error):
+                raise gone from error
             turn = self._turn(execution)
             async with aclosing(self._events(execution, turn, None)) as events:
                 async for event in events:
@@ -225,14 +233,6 @@ def _end(turn: AmpTurn) -> Iterator[Item]:
     yield from turn.begin()
     yield RawEvent(EventType.ERROR_OCCURRED, turn.failure.to_event_data())
     yield Completion(data=turn.told, error=turn.failure)
-
-
-def _gone(thread: str, error: AsmError) -> AsmError:
-    details = {"reason": "provider_session_gone", "cause": error.message}
-    return AsmError(
-        ErrorCode.INVALID_OPERATION, f"the Amp thread {thread} cannot be gone on with", details=details,
-        provider_error=error.provider_error,
-    )  # fmt: skip
 
 
 def _no_cli(path: str) -> AsmError:

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt
+from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, session_gone
 from asm_core.adapters.codex_events import Call, CodexTurn
 from asm_core.adapters.codex_server import CodexServer, ServerSetup, app_server
 from asm_core.adapters.codex_threads import CodexThreads, Reach, items_since
@@ -163,7 +163,7 @@ class CodexRun:
                 for event in await self._interrupt(server, turn_id):
                     yield event
         finally:
-            await self._interrupt(server, turn_id)
+            self.execution.last_words.extend(await self._interrupt(server, turn_id))
 
     async def _next(self, server: CodexServer, turn_id: str) -> list[RawEvent]:
         method, params = await server.notification(turn_id)
@@ -256,9 +256,8 @@ class CodexRun:
             except AsmError as error:
                 if error.code is not ErrorCode.PROVIDER_ERROR:
                     raise
-        if execution.transcript is None:
-            message = f"the Codex thread {thread_id} cannot be gone on with: it is not kept, or not whole"
-            raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"reason": "provider_session_gone"})
+        if gone := session_gone(execution):
+            raise gone
         return None
 
     async def keep(self) -> None:

@@ -35,7 +35,7 @@ from tests.golden.played import FOLDER, events_of
 
 FREELY = {"permission_mode": "dangerously_skip_permissions"}
 PATCH = "*** Begin Patch\n*** Add File: made.txt\n+made\n*** End Patch"
-MCP_SERVER = {"command": sys.executable, "args": [str(Path(__file__).parents[1] / "fakes" / "mcp_server.py")]}
+MCP_SERVER = {"command": sys.executable, "args": [str(Path(__file__).parents[1] / "fakes" / "mcp_echo.py")]}
 
 
 def run(command: str) -> s.Reply:

@@ -40,7 +40,7 @@ T = EventType
 STOPPED_S = 1.0
 FREELY = {"permission_mode": "dangerously_skip_permissions"}
 """Needs no sandbox, which some machines do not have."""
-MCP_SERVER = Path(__file__).parents[1] / "fakes" / "mcp_server.py"
+MCP_SERVER = Path(__file__).parents[1] / "fakes" / "mcp_echo.py"
 PATCH = "*** Begin Patch\n*** Add File: made.txt\n+made\n*** End Patch"
 
 
