@@ -96,21 +96,23 @@ class AmpAdapter:
         check_names(options, SDK_OPTS)
 
     async def execute(self, execution: Execution) -> AsyncGenerator[Item, None]:
-        thread = execution.resume
         turn = self._turn(execution)
         try:
-            async with aclosing(self._events(execution, turn, thread)) as events:
+            async with aclosing(self._events(execution, turn, execution.resume)) as events:
                 async for event in events:
                     yield event
         except AsmError as error:
-            if thread is None or turn.thread_id is not None or turn.has_begun:
+            if turn.has_begun:
+                turn.failure = error
+            elif execution.resume is None or turn.thread_id is not None:
                 raise
-            if gone := session_gone(execution, error):
+            elif gone := session_gone(execution, error):
                 raise gone from error
-            turn = self._turn(execution)
-            async with aclosing(self._events(execution, turn, None)) as events:
-                async for event in events:
-                    yield event
+            else:
+                turn = self._turn(execution)
+                async with aclosing(self._events(execution, turn, None)) as events:
+                    async for event in events:
+                        yield event
         for item in _end(turn):
             yield item
 
@@ -219,20 +221,17 @@ def _prompt(execution: Execution, thread: str | None) -> str:
 
 
 def _end(turn: AmpTurn) -> Iterator[Item]:
+    """Raises what the run failed with; where another try may help and nothing has come of it, before any event."""
+    failure = turn.failure
     if turn.exceeds and not turn.is_over:
-        turn.failure = AsmError(
-            ErrorCode.PROVIDER_ERROR,
-            f"the run may make {turn.max_turns} requests to the model, and needs more",
-            details={"reason": "max_turns", "max_turns": turn.max_turns},
-        )
-    if turn.failure is None:
-        yield Completion(data={"stop_reason": "end_turn", **turn.told})
-        return
-    if turn.failure.retryable and not turn.has_begun:
-        raise turn.failure
-    yield from turn.begin()
-    yield RawEvent(EventType.ERROR_OCCURRED, turn.failure.to_event_data())
-    yield Completion(data=turn.told, error=turn.failure)
+        message = f"the model has not come to an end within max_turns={turn.max_turns}"
+        failure = provider_failure("amp", message, reason="max_turns", max_turns=turn.max_turns)
+    if failure is not None:
+        if turn.has_begun or not failure.retryable:
+            yield from turn.begin()
+            yield RawEvent(EventType.ERROR_OCCURRED, failure.to_event_data())
+        raise failure
+    yield Completion(data={"stop_reason": "end_turn", **turn.told})
 
 
 def _no_cli(path: str) -> AsmError:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Any
 from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, session_gone
 from asm_core.adapters.codex_events import Call, CodexTurn
 from asm_core.adapters.codex_server import CodexServer, ServerSetup, app_server
-from asm_core.adapters.codex_threads import CodexThreads, Reach, items_since
+from asm_core.adapters.codex_threads import CodexThreads, items_since
 from asm_core.adapters.failures import provider_failure
 from asm_core.adapters.prompts import prompt
 from asm_core.agent_process import AgentFolders
@@ -96,6 +96,10 @@ class CodexAdapter:
             async with app_server(setup, run.answer) as server, aclosing(run.events(server)) as events:
                 async for event in events:
                     yield event
+        except AsmError as error:
+            if not run.turn.has_begun:
+                raise
+            run.turn.failure = error
         finally:
             await run.keep()
         for item in run.end():
@@ -143,7 +147,7 @@ class CodexRun:
     is_resumed: bool = False
     _said_before: int = 0
     """Bytes of the rollout before the turn."""
-    _is_marked: bool = False
+    _is_kept: bool = False
     _is_interrupted: bool = False
     _heard: asyncio.Event = field(default_factory=asyncio.Event)
     """Set by each notification."""
@@ -170,11 +174,10 @@ class CodexRun:
         unseen = self._unseen() if method == "turn/completed" else []
         events = unseen + self.turn.observe(method, params)
         self._heard.set()
-        if self.turn.has_begun and not self._is_marked:
-            await self._keep(Reach.OPEN)
-            self._is_marked = True
-        if self._may_go_on_elsewhere and any(event.type in KEPT_AFTER for event in events):
-            await self._keep(Reach.PART)
+        is_due = self._may_go_on_elsewhere and any(event.type in KEPT_AFTER for event in events)
+        if self.rollout and self.turn.has_begun and (is_due or not self._is_kept):
+            await self.threads.keep(self.thread_id, self.rollout, is_whole=False)
+            self._is_kept = True
         return events
 
     def _unseen(self) -> list[RawEvent]:
@@ -197,27 +200,28 @@ class CodexRun:
                     events += self.turn.observe(*await server.notification(turn_id))
         return events + self.turn.close()
 
-    def end(self) -> list[Item]:
+    def end(self) -> Iterator[Item]:
         """
         Raises:
-            AsmError: the turn failed.
+            AsmError: the turn failed; where another try may help and nothing has come of it, before any event.
         """
         turn = self.turn
+        if failure := self._failure():
+            if turn.has_begun or not failure.retryable:
+                yield from turn.begin()
+                yield RawEvent(EventType.ERROR_OCCURRED, failure.to_event_data())
+            raise failure
         told = {"thread_id": self.thread_id, "num_turns": turn.requests, "duration_ms": turn.duration_ms}
+        yield Completion(output=self._output(), data=told)
+
+    def _failure(self) -> AsmError | None:
+        turn = self.turn
         if turn.exceeds and turn.status != "completed":
-            turn.failure = AsmError(
-                ErrorCode.PROVIDER_ERROR,
-                f"the run may make {turn.max_turns} requests to the model, and needs more",
-                details={"reason": "max_turns", "max_turns": turn.max_turns},
-            )
-        elif turn.status == "interrupted":
-            turn.failure = AsmError(ErrorCode.CANCELLED, "Codex ended the turn", details={"reason": "interrupted"})
-        if turn.failure is None:
-            return [Completion(output=self._output(), data=told)]
-        if turn.failure.retryable and not turn.has_begun:
-            raise turn.failure
-        last = RawEvent(EventType.ERROR_OCCURRED, turn.failure.to_event_data())
-        return [*turn.begin(), last, Completion(data=told, error=turn.failure)]
+            message = f"the model has not come to an end within max_turns={turn.max_turns}"
+            return provider_failure("codex", message, reason="max_turns", max_turns=turn.max_turns)
+        if turn.status == "interrupted" and turn.failure is None:
+            return AsmError(ErrorCode.CANCELLED, "Codex ended the turn", details={"reason": "interrupted"})
+        return turn.failure
 
     def _output(self) -> dict[str, Any]:
         output: dict[str, Any] = {"content": self.turn.content}
@@ -246,11 +250,10 @@ class CodexRun:
         execution, thread_id = self.execution, str(self.execution.resume)
         kept = await self.threads.restore(thread_id)
         is_own = kept is not None and kept.run_id == execution.run.id
-        if kept is not None and (kept.reach is Reach.WHOLE or (execution.was_cut and is_own)):
+        if kept is not None and (kept.is_whole or (execution.was_cut and is_own)):
             if kept.is_empty:
                 return None  # nothing had come of it
-            had_input = execution.was_cut and is_own and kept.reach is not Reach.OPEN
-            self.prompt = GO_ON if had_input else prompt(execution, replay=False)
+            self.prompt = GO_ON if execution.was_cut and is_own else prompt(execution, replay=False)
             try:
                 return await server.resume_thread(thread_id, self._thread_params())
             except AsmError as error:
@@ -262,12 +265,8 @@ class CodexRun:
 
     async def keep(self) -> None:
         """At the end; a turn that came to nothing leaves the thread as it was."""
-        if self._is_marked and self.rollout:
-            await self.threads.keep_if_possible(self.thread_id, self.rollout, Reach.WHOLE)
-
-    async def _keep(self, reach: Reach) -> None:
-        if self.rollout:
-            await self.threads.keep(self.thread_id, self.rollout, reach)
+        if self._is_kept and self.rollout:
+            await self.threads.keep_if_possible(self.thread_id, self.rollout, is_whole=True)
 
     @property
     def _may_go_on_elsewhere(self) -> bool:

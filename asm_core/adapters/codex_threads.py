@@ -1,9 +1,9 @@
 """
 Codex's threads between runs: the rollout file in which Codex keeps one, carried from home to home.
 
-A thread is kept under its id as a line of JSON about it and the rollout behind that. What is kept says how far it goes:
-a run marks it as open before anything comes of its turn, and as whole at the end. So a thread whose last run could not
-keep it is not mistaken for the whole conversation, and two runs that go on with one thread at once are told apart.
+A thread is kept under its id as a line of JSON about it and the rollout behind that. A run keeps it first when something
+comes of its turn, as a part, and again as a whole at the end. So a thread whose last run could not keep it is not
+mistaken for the whole conversation, and two runs that go on with one thread at once are told apart.
 
 Source: spec/06 §7; DESIGN §10 (native resume fails closed).
 """
@@ -15,7 +15,6 @@ import json
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,14 @@ ROLLOUTS = "sessions"
 """Below a home; the place of a rollout in there is part of what Codex knows of it."""
 
 
-class Reach(StrEnum):
-    """How far a kept thread goes."""
-
-    OPEN = "open"
-    """Up to the turn of the run that marked it, without that."""
-    PART = "part"
-    """With a part of that turn."""
-    WHOLE = "whole"
-
-
 @dataclass(frozen=True, slots=True)
 class Kept:
-    reach: Reach
+    is_whole: bool
+    """Up to the end of a turn; otherwise a part of the last one is missing."""
     run_id: str | None
     """Of the run that kept it; None for one that was found in the home."""
     is_empty: bool
-    """Nothing was said in it yet."""
+    """Codex had written nothing yet."""
 
 
 class CodexThreads:
@@ -62,7 +52,7 @@ class CodexThreads:
         """What is kept of a thread, laid where Codex looks for it; None where nothing is. Raises as the files."""
         if self._files is None:
             found = any((self._home / ROLLOUTS).glob(f"**/rollout-*-{thread_id}.jsonl"))
-            return Kept(Reach.WHOLE, None, is_empty=False) if found else None
+            return Kept(is_whole=True, run_id=None, is_empty=False) if found else None
         data = await self._files.load(_name(thread_id))
         if data is None:
             return None
@@ -70,7 +60,7 @@ class CodexThreads:
         told = json.loads(head)
         if rollout:
             await asyncio.to_thread(self._lay, told["path"], rollout)
-        return Kept(Reach(told["reach"]), told["run_id"], is_empty=not rollout)
+        return Kept(told["is_whole"], told["run_id"], is_empty=not rollout)
 
     def _lay(self, place: str, rollout: bytes) -> None:
         path = (self._home / place).resolve()
@@ -80,7 +70,7 @@ class CodexThreads:
         path.with_suffix(".new").write_bytes(rollout)
         path.with_suffix(".new").replace(path)
 
-    async def keep(self, thread_id: str, path: Path, reach: Reach) -> None:
+    async def keep(self, thread_id: str, path: Path, *, is_whole: bool) -> None:
         """
         Args:
             path: of its rollout. Whole lines of it are kept: Codex may be writing one.
@@ -91,13 +81,13 @@ class CodexThreads:
             return
         rollout = await asyncio.to_thread(_whole_lines, path)
         place = path.relative_to(self._home)
-        head = json.dumps({"path": str(place), "run_id": self._run_id, "reach": reach})
+        head = json.dumps({"path": str(place), "run_id": self._run_id, "is_whole": is_whole})
         await self._files.save(_name(thread_id), head.encode() + b"\n" + rollout)
 
-    async def keep_if_possible(self, thread_id: str, path: Path, reach: Reach) -> None:
-        """Where that fails the mark of the run stays, and nobody goes on from less than was said."""
+    async def keep_if_possible(self, thread_id: str, path: Path, *, is_whole: bool) -> None:
+        """Where that fails the part stays, and nobody takes it for the whole."""
         try:
-            await self.keep(thread_id, path, reach)
+            await self.keep(thread_id, path, is_whole=is_whole)
         except (AsmError, LeaseLost, OSError) as error:
             log.warning("the Codex thread %s could not be kept: %s", thread_id, error)
 
