@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asm_core.adapters.replay import ReplayAdapter as ReplayAdapter
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
     from asm_core.adapters.shell import ShellAdapter as ShellAdapter
+    from asm_core.domain.artifact import Artifact as Artifact
     from asm_core.domain.audit import AuditEntry as AuditEntry
     from asm_core.domain.capability import Capability as Capability
     from asm_core.domain.capability import CapabilityType as CapabilityType
@@ -25,16 +27,31 @@ if TYPE_CHECKING:
     from asm_core.domain.event import Event as Event
     from asm_core.domain.event import EventFrame as EventFrame
     from asm_core.domain.event import EventType as EventType
+    from asm_core.domain.event_stream import EventStream as EventStream
     from asm_core.domain.lifecycle import RunStatus as RunStatus
     from asm_core.domain.lifecycle import SessionStatus as SessionStatus
+    from asm_core.domain.manifest import Manifest as Manifest
+    from asm_core.domain.negotiation import CapabilityResolver as CapabilityResolver
+    from asm_core.domain.normalized_event import NormalizedEvent as NormalizedEvent
+    from asm_core.domain.permission import PermissionMode as PermissionMode
+    from asm_core.domain.pricing import PriceList as PriceList
+    from asm_core.domain.provider_error import ProviderError as ProviderError
+    from asm_core.domain.provider_options import ProviderOptions as ProviderOptions
     from asm_core.domain.redaction import RedactionOptions as RedactionOptions
     from asm_core.domain.redaction import Redactor as Redactor
     from asm_core.domain.redaction import Replace as Replace
     from asm_core.domain.redaction import redact_map as redact_map
+    from asm_core.domain.registry import Registry as Registry
     from asm_core.domain.retention import RetentionPolicy as RetentionPolicy
     from asm_core.domain.run import Run as Run
     from asm_core.domain.session import DEFAULT_TENANT as DEFAULT_TENANT
     from asm_core.domain.session import Session as Session
+    from asm_core.domain.tool import ToolAccess as ToolAccess
+    from asm_core.domain.tool import ToolResult as ToolResult
+    from asm_core.domain.tool import ToolSpec as ToolSpec
+    from asm_core.domain.tool import ToolUse as ToolUse
+    from asm_core.domain.transcript import Budget as Budget
+    from asm_core.domain.transcript import Message as Message
     from asm_core.domain.transcript import Transcript as Transcript
     from asm_core.domain.upcasting import UPCASTERS as UPCASTERS
     from asm_core.library import Store as Store
@@ -57,44 +74,67 @@ if TYPE_CHECKING:
     from asm_core.ports.query import SessionSearch as SessionSearch
     from asm_core.ports.query import UsageSearch as UsageSearch
     from asm_core.ports.store import EventFilter as EventFilter
+    from asm_core.recording import Recording as Recording
+    from asm_core.recording import played as played
+    from asm_core.recording import recorded as recorded
     from asm_core.stores.artifacts.file import FileArtifactStore as FileArtifactStore
+    from asm_core.stores.artifacts.opening import open_artifact_store as open_artifact_store
+    from asm_core.stores.artifacts.registering import RegisteringArtifactStore as RegisteringArtifactStore
+    from asm_core.stores.artifacts.registry import ArtifactRegistry as ArtifactRegistry
     from asm_core.stores.artifacts.s3 import S3ArtifactStore as S3ArtifactStore
     from asm_core.stores.composite import CompositeSessionStore as CompositeSessionStore
     from asm_core.stores.sql.migrate import migrate as migrate
 
 _HOMES = {
+    "ReplayAdapter": "adapters.replay",
     "ScriptedAdapter": "adapters.scripted",
     "ShellAdapter": "adapters.shell",
+    "Artifact": "domain.artifact",
+    "AuditEntry": "domain.audit",
     "Capability": "domain.capability",
     "CapabilityType": "domain.capability",
-    "AuditEntry": "domain.audit",
     "AsmError": "domain.errors",
     "ErrorCode": "domain.errors",
     "Event": "domain.event",
     "EventFrame": "domain.event",
     "EventType": "domain.event",
+    "EventStream": "domain.event_stream",
     "RunStatus": "domain.lifecycle",
     "SessionStatus": "domain.lifecycle",
+    "Manifest": "domain.manifest",
+    "CapabilityResolver": "domain.negotiation",
+    "NormalizedEvent": "domain.normalized_event",
+    "PermissionMode": "domain.permission",
+    "PriceList": "domain.pricing",
+    "ProviderError": "domain.provider_error",
+    "ProviderOptions": "domain.provider_options",
+    "redact_map": "domain.redaction",
     "RedactionOptions": "domain.redaction",
     "Redactor": "domain.redaction",
     "Replace": "domain.redaction",
-    "redact_map": "domain.redaction",
+    "Registry": "domain.registry",
     "RetentionPolicy": "domain.retention",
     "Run": "domain.run",
     "DEFAULT_TENANT": "domain.session",
     "Session": "domain.session",
+    "ToolAccess": "domain.tool",
+    "ToolResult": "domain.tool",
+    "ToolSpec": "domain.tool",
+    "ToolUse": "domain.tool",
+    "Budget": "domain.transcript",
+    "Message": "domain.transcript",
     "Transcript": "domain.transcript",
     "UPCASTERS": "domain.upcasting",
-    "Store": "library",
     "open_manager": "library",
     "open_store": "library",
     "run_once": "library",
+    "Store": "library",
     "AuditLogger": "manager.audit",
     "StreamSession": "manager.oneshot",
     "SessionRuntime": "manager.runtime",
+    "event_of": "manager.session_manager",
     "ExecutionResult": "manager.session_manager",
     "SessionManager": "manager.session_manager",
-    "event_of": "manager.session_manager",
     "AuditFilter": "ports.audit",
     "Completion": "ports.provider",
     "Execution": "ports.provider",
@@ -105,7 +145,13 @@ _HOMES = {
     "SessionSearch": "ports.query",
     "UsageSearch": "ports.query",
     "EventFilter": "ports.store",
+    "played": "recording",
+    "recorded": "recording",
+    "Recording": "recording",
     "FileArtifactStore": "stores.artifacts.file",
+    "open_artifact_store": "stores.artifacts.opening",
+    "RegisteringArtifactStore": "stores.artifacts.registering",
+    "ArtifactRegistry": "stores.artifacts.registry",
     "S3ArtifactStore": "stores.artifacts.s3",
     "CompositeSessionStore": "stores.composite",
     "migrate": "stores.sql.migrate",

@@ -32,10 +32,15 @@ class Facade(Generic[A]):
 def blocking(
     method: Callable[Concatenate[A, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate[Facade[A], P], T]:
-    """The same method of the facade: same arguments, same result, same errors."""
+    """
+    The same method of the facade: same arguments, same result, same errors.
+
+    Args:
+        method: of the inner object's class, or of a protocol that it fulfils.
+    """
 
     def call(self: Facade[A], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        result: T = self._portal.call(partial(method, self._inner, *args, **kwargs))
+        result: T = self._portal.call(partial(getattr(self._inner, method.__name__), *args, **kwargs))
         return result
 
     update_wrapper(call, method)

@@ -20,8 +20,10 @@ from asm_core.blocking import Facade, blocking, iterated
 from asm_core.config import RunLimits
 from asm_core.domain.event import Event
 from asm_core.domain.session import DEFAULT_TENANT
-from asm_core.manager import audit, session_manager
+from asm_core.manager import audit, runtime, session_manager
 from asm_core.manager.oneshot import StreamSession
+from asm_core.ports import query
+from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.store import EventFilter
 
@@ -62,11 +64,82 @@ class SessionManager(Facade[_Manager]):
         return iterated(self._portal, self._inner.stream_session_events(session_id, where, until_idle=until_idle))
 
     @contextmanager
+    def runtime(self, session_id: str) -> Iterator[SessionRuntime]:
+        """`asm_core.SessionRuntime` for the time of the block."""
+        inner = runtime.SessionRuntime(self._inner, session_id)
+        with self._portal.wrap_async_context_manager(inner):
+            yield SessionRuntime(inner, self._portal)
+
+    @contextmanager
     def stream(self, input: Mapping[str, Any], **fields: Any) -> Iterator[BlockingStream]:
         """`StreamSession`, blocking; leaving the block early cancels the run."""
         stream = StreamSession(self._inner, input, **fields)
         with self._portal.wrap_async_context_manager(stream):
             yield BlockingStream(stream, self._portal)
+
+
+class SessionRuntime(Facade[runtime.SessionRuntime]):
+    """`asm_core.SessionRuntime` with the same verbs and arguments."""
+
+    submit_run = blocking(runtime.SessionRuntime.submit_run)
+    await_run = blocking(runtime.SessionRuntime.await_run)
+    cancel_run = blocking(runtime.SessionRuntime.cancel_run)
+    interrupt_run = blocking(runtime.SessionRuntime.interrupt_run)
+    status = blocking(runtime.SessionRuntime.status)
+    drain = blocking(runtime.SessionRuntime.drain)
+
+    @property
+    def session_id(self) -> str:
+        return self._inner.session_id
+
+    def subscribe(self, where: EventFilter | None = None, *, until_idle: bool = False) -> Iterator[Event]:
+        """As the asynchronous one. Leaving the iteration ends the subscription."""
+        return iterated(self._portal, self._inner.subscribe(where, until_idle=until_idle))
+
+
+class QueryAPI(Facade[query.QueryAPI]):
+    """Questions across sessions, as `asm_core.ports.query.QueryAPI`."""
+
+    search_sessions = blocking(query.QueryAPI.search_sessions)
+    get_session_stats = blocking(query.QueryAPI.get_session_stats)
+    search_runs = blocking(query.QueryAPI.search_runs)
+    get_usage_summary = blocking(query.QueryAPI.get_usage_summary)
+    get_cost_summary = blocking(query.QueryAPI.get_cost_summary)
+    search_events = blocking(query.QueryAPI.search_events)
+    count_events = blocking(query.QueryAPI.count_events)
+    export_session = blocking(query.QueryAPI.export_session)
+
+
+class Maintenance(Facade[query.Maintenance]):
+    """Retention, as `asm_core.ports.query.Maintenance`."""
+
+    execute = blocking(query.Maintenance.execute)
+    soft_delete_expired_sessions = blocking(query.Maintenance.soft_delete_expired_sessions)
+    hard_delete_expired_sessions = blocking(query.Maintenance.hard_delete_expired_sessions)
+    prune_session_events = blocking(query.Maintenance.prune_session_events)
+    clean_orphaned_artifacts = blocking(query.Maintenance.clean_orphaned_artifacts)
+    health_check = blocking(query.Maintenance.health_check)
+
+
+class Store(Facade[library.Store]):
+    """An open store: for several managers, for queries and for maintenance."""
+
+    def queries(self) -> QueryAPI:
+        """Raises AsmError `capability_not_supported` for a store in memory."""
+        return QueryAPI(self._inner.queries(), self._portal)
+
+    def maintenance(self, *, artifacts: ArtifactStore | None = None) -> Maintenance:
+        """Raises AsmError `capability_not_supported` for a store in memory."""
+        return Maintenance(self._inner.maintenance(artifacts=artifacts), self._portal)
+
+    @contextmanager
+    def open_manager(
+        self, adapter: ProviderAdapter, *, tenant_id: str = DEFAULT_TENANT, run_limits: RunLimits | None = None
+    ) -> Iterator[SessionManager]:
+        """As `asm_core.open_manager`."""
+        opened = library.open_manager(self._inner, adapter, tenant_id=tenant_id, run_limits=run_limits)
+        with self._portal.wrap_async_context_manager(opened) as manager:
+            yield SessionManager(manager, self._portal)
 
 
 class AuditLogger(Facade[audit.AuditLogger]):
@@ -93,15 +166,22 @@ class BlockingStream(Facade[StreamSession]):
 
 
 @contextmanager
+def open_store(url: str) -> Iterator[Store]:
+    """`asm_core.open_store` on a loop in a thread of its own, which ends with the block."""
+    with (
+        start_blocking_portal(name="asm-library") as portal,
+        portal.wrap_async_context_manager(library.open_store(url)) as store,
+    ):
+        yield Store(store, portal)
+
+
+@contextmanager
 def open_manager(
-    store: str,
-    adapter: ProviderAdapter,
-    *,
-    tenant_id: str = DEFAULT_TENANT,
-    run_limits: RunLimits | None = None,
+    store: str, adapter: ProviderAdapter, *, tenant_id: str = DEFAULT_TENANT, run_limits: RunLimits | None = None
 ) -> Iterator[SessionManager]:
-    """`asm_core.open_manager` on a loop in a thread of its own, which ends with the block."""
-    with start_blocking_portal(name="asm-library") as portal:
-        opened = library.open_manager(store, adapter, tenant_id=tenant_id, run_limits=run_limits)
-        with portal.wrap_async_context_manager(opened) as manager:
-            yield SessionManager(manager, portal)
+    """A manager with a store of its own, by URL."""
+    with (
+        open_store(store) as opened,
+        opened.open_manager(adapter, tenant_id=tenant_id, run_limits=run_limits) as manager,
+    ):
+        yield manager

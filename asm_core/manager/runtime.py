@@ -40,7 +40,7 @@ class SessionRuntime:
     async def __aexit__(self, *_: object) -> None:
         self._manager.worker.release(self.session_id)
 
-    async def submit_run(self, input: Mapping[str, Any], **options: Any) -> Submitted:
+    async def submit_run(self, /, input: Mapping[str, Any], **options: Any) -> Submitted:
         """
         Queue a run.
 

@@ -1,0 +1,87 @@
+"""Recordings of provider traffic: made by a proxy, played by a server, with the vendor's own SDK at the other end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx2
+import pytest
+from anthropic import AsyncAnthropic
+
+from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.recording import Recording, played, recorded
+from tests.fakes import script as s
+from tests.fakes.script import Failure, Fault
+from tests.fakes.server import ProviderServer
+
+ASKED: dict[str, Any] = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
+
+
+async def events(base_url: str) -> list[Any]:
+    """What the SDK makes of a streamed answer."""
+    async with AsyncAnthropic(api_key="sk-ant-not-a-real-key", base_url=base_url, max_retries=0) as client:
+        stream = await client.messages.create(stream=True, **ASKED)
+        return [event.model_dump() async for event in stream]
+
+
+async def body(base_url: str) -> tuple[int, bytes]:
+    async with httpx2.AsyncClient() as client:
+        answer = await client.post(f"{base_url}/v1/messages", json=ASKED | {"stream": True}, headers={"x-api-key": "k"})
+        return answer.status_code, answer.content
+
+
+async def test_what_was_recorded_is_played_byte_for_byte(providers: ProviderServer) -> None:
+    """Through a file, without the provider; the SDK cannot tell the difference."""
+    providers.script.add(s.text("Hel", "lo"))
+    providers.script.add(s.tool("look", {"at": "it"}))
+    recording = Recording("anthropic")
+    async with recorded(providers.url, recording) as url:
+        first, (status, raw) = await events(url), await body(url)
+    assert len(providers.requests) == 2
+    kept = Recording.from_bytes(recording.to_bytes())
+    async with played(kept) as url:
+        assert await events(url) == first
+        assert await body(url) == (status, raw)
+        assert (await body(url))[0] == 404, "each exchange is played once"
+    assert len(providers.requests) == 2
+
+
+async def test_no_key_is_in_a_recording(providers: ProviderServer) -> None:
+    """Neither from headers nor in what was said, also where a chunk's border cuts it."""
+    secret = "sk-ant-api03-" + "aB3dE5" * 8
+    providers.script.add(s.text(secret[:20], secret[20:], " and ", secret))
+    recording = Recording("anthropic")
+    async with recorded(providers.url, recording) as url:
+        await events(url)
+    written = recording.to_bytes()
+    assert b"not-a-real-key" not in written
+    assert secret.encode() not in written
+    assert "authorization" not in str([exchange.headers for exchange in recording.exchanges])
+
+
+async def test_failures_are_recorded_too(providers: ProviderServer) -> None:
+    """An error status with what it asks for; and a connection that breaks, which breaks again."""
+    providers.script.add(s.rate_limited(3))
+    providers.script.add(s.refused(Failure.OVERLOADED))
+    providers.script.add(s.broken(Fault.CUT))
+    recording = Recording("anthropic")
+    async with recorded(providers.url, recording) as url:
+        assert [(await body(url))[0] for _ in range(2)] == [429, 529]
+        with pytest.raises(httpx2.TransportError):
+            await body(url)
+    kept = Recording.from_bytes(recording.to_bytes())
+    assert kept.exchanges[0].headers["retry-after"] == "3"
+    assert [exchange.is_complete for exchange in kept.exchanges] == [True, True, False]
+    async with played(kept) as url:
+        assert [(await body(url))[0] for _ in range(2)] == [429, 529]
+        with pytest.raises(httpx2.TransportError):
+            await body(url)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"{}\n", b'{"v":9,"provider":"x"}\n', b"no json\n", b'{"v":1,"provider":"x"}\n{}\n']
+)
+def test_what_is_no_recording_is_refused(data: bytes) -> None:
+    with pytest.raises(AsmError) as caught:
+        Recording.from_bytes(data)
+    assert caught.value.code is ErrorCode.VALIDATION_ERROR
