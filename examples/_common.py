@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -52,3 +54,21 @@ async def refusal(call: Awaitable[object]) -> AsmError:
 def skip(why: str) -> None:
     """This machine lacks what the example needs."""
     print(f"SKIP: {why}")
+
+
+@contextmanager
+def pretended_providers() -> Iterator[tuple[Any, Any]]:
+    """What the model may answer, and the server of it on loopback: no key is needed, and nothing is called outside."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.fakes import script
+    from tests.fakes.server import ProviderServer
+
+    with ProviderServer() as server:
+        yield script, server
+
+
+def is_installed(package: str) -> bool:
+    if find_spec(package) is not None:
+        return True
+    skip(f"{package} is not installed")
+    return False

@@ -1,7 +1,7 @@
 """
 Codex's threads between runs: the rollout file in which Codex keeps one, carried from home to home.
 
-A thread is kept under its id as a line of JSON about it and the rollout behind that. A run keeps it first when something
+A thread is kept under its id: a line of JSON about it, and the rollout behind that. A run keeps it first when something
 comes of its turn, as a part, and again as a whole at the end. So a thread whose last run could not keep it is not
 mistaken for the whole conversation, and two runs that go on with one thread at once are told apart.
 

@@ -19,6 +19,8 @@ from asm_core.domain.event import EventType
 from asm_core.domain.provider_options import ProviderOptions
 from asm_core.domain.transcript import Transcript
 from asm_core.manager.provider_files import RememberedFiles
+from asm_core.ports.provider import Execution, ProviderAdapter
+from asm_core.testing import ProviderAdapterContract
 from tests.builders import an_event
 from tests.fakes import script as s
 from tests.fakes.clis import AMP_STAND_IN, KEY
@@ -206,3 +208,26 @@ async def test_without_a_command_line_or_a_key_nothing_starts(amp: AgentWorker, 
     with pytest.raises(AsmError) as caught:
         await anext(keyless.execute(amp.execution("hello")))
     assert caught.value.code is E.PROVIDER_AUTHENTICATION_FAILED
+
+
+class TestContract(ProviderAdapterContract):
+    """What every adapter promises."""
+
+    @pytest.fixture
+    def adapter(self, amp: AgentWorker) -> ProviderAdapter:
+        return amp.adapter
+
+    @pytest.fixture
+    def execution(self, amp: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.text("hello"))
+        return amp.execution("say hello")
+
+    @pytest.fixture
+    def long_execution(self, amp: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.tool("Bash", {"cmd": "sleep 600"}))
+        return amp.execution("sleep")
+
+    @pytest.fixture
+    def failing_execution(self, amp: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.refused(Failure.AUTH))
+        return amp.execution("fail")

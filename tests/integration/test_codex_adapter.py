@@ -24,6 +24,8 @@ from asm_core.domain.run import OnWorkerLost, RunOptions
 from asm_core.domain.tool import ToolAccess, ToolUse, Verdict
 from asm_core.domain.transcript import Transcript
 from asm_core.manager.provider_files import RememberedFiles
+from asm_core.ports.provider import Execution, ProviderAdapter
+from asm_core.testing import ProviderAdapterContract
 from tests.builders import an_event
 from tests.fakes import script as s
 from tests.fakes.clis import KEY
@@ -117,7 +119,6 @@ ASKING = {"cmd": "echo x > asked.txt", "sandbox_permissions": "require_escalated
 @pytest.mark.parametrize(
     ("mode", "made"),
     [
-        (None, set()),
         ("default", set()),
         ("plan", set()),
         ("accept_edits", {"made.txt"}),
@@ -126,7 +127,7 @@ ASKING = {"cmd": "echo x > asked.txt", "sandbox_permissions": "require_escalated
     ],
 )
 async def test_permission_modes(
-    codex: AgentWorker, providers: ProviderServer, far_away: Path, mode: str | None, made: set[str]
+    codex: AgentWorker, providers: ProviderServer, far_away: Path, mode: str, made: set[str]
 ) -> None:
     """A command that writes in its folder, one that writes elsewhere, one that asks for more, a patch; all may read."""
     commands = ["echo x > written.txt", f"echo x > {far_away}/far.txt", "ls"]
@@ -136,7 +137,7 @@ async def test_permission_modes(
     assert {path.name for folder in (codex.work, far_away) for path in folder.iterdir()} == made
     assert len(played.all(T.TOOL_CALL_STARTED)) == 5
     assert len(played.all(T.TOOL_CALL_COMPLETED)) == len(made) + 1
-    assert played.one(T.RUN_STARTED)["permission_mode"] == (mode or "default")
+    assert played.one(T.RUN_STARTED)["permission_mode"] == mode
 
 
 @pytest.fixture
@@ -375,3 +376,26 @@ async def test_without_a_key_or_a_folder_nothing_starts(codex: AgentWorker, tmp_
     assert caught.value.code is E.PROVIDER_AUTHENTICATION_FAILED
     error = (await codex.play("hello", options={"cwd": str(tmp_path / "nowhere")})).error
     assert (error.code, error.details["field"]) == (E.VALIDATION_ERROR, "provider_options.cwd")
+
+
+class TestContract(ProviderAdapterContract):
+    """What every adapter promises."""
+
+    @pytest.fixture
+    def adapter(self, codex: AgentWorker) -> ProviderAdapter:
+        return codex.adapter
+
+    @pytest.fixture
+    def execution(self, codex: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.text("hel", "lo"))
+        return codex.execution("say hello")
+
+    @pytest.fixture
+    def long_execution(self, codex: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.endless())
+        return codex.execution("go on for ever")
+
+    @pytest.fixture
+    def failing_execution(self, codex: AgentWorker, providers: ProviderServer) -> Execution:
+        providers.script.always(s.refused(Failure.AUTH))
+        return codex.execution("fail")
