@@ -15,8 +15,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asm_core.adapters.amp import AmpAdapter as AmpAdapter
     from asm_core.adapters.anthropic import AnthropicAdapter as AnthropicAdapter
     from asm_core.adapters.claude import ClaudeAdapter as ClaudeAdapter
+    from asm_core.adapters.codex import CodexAdapter as CodexAdapter
     from asm_core.adapters.openai import OpenAIAdapter as OpenAIAdapter
     from asm_core.adapters.replay import ReplayAdapter as ReplayAdapter
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
@@ -97,6 +99,8 @@ _HOMES = {
     "AnthropicAdapter": "adapters.anthropic",
     "OpenAIAdapter": "adapters.openai",
     "ClaudeAdapter": "adapters.claude",
+    "AmpAdapter": "adapters.amp",
+    "CodexAdapter": "adapters.codex",
     "ReplayAdapter": "adapters.replay",
     "ScriptedAdapter": "adapters.scripted",
     "ShellAdapter": "adapters.shell",

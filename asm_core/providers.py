@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from asm_core.ports.store import SessionStore
 
 Factory = Callable[[], ProviderAdapter]
 
-EXTRAS: Mapping[str, str] = {"claude": "claude_agent_sdk"}
+EXTRAS: Mapping[str, str] = {"claude": "claude_agent_sdk", "codex": "openai_codex", "amp": "amp_sdk"}
 """Providers whose SDK comes with the extra of their name, and its package."""
 
 
@@ -64,6 +65,8 @@ def build_providers(settings: Settings, store: SessionStore) -> Providers:
         "anthropic": lambda: _anthropic(settings),
         "openai": lambda: _openai(settings),
         "claude": lambda: _claude(settings),
+        "codex": lambda: _codex(settings),
+        "amp": lambda: _amp(settings),
     }
     if settings.shell_enabled:
         factories["shell"] = lambda: _shell(settings)
@@ -81,6 +84,19 @@ def _claude(settings: Settings) -> ProviderAdapter:
 
     prices = PriceList(parse_price_table(settings.pricing_table))
     return ClaudeAdapter(AgentFolders(settings.agents_folder), settings.provider_access("claude"), prices=prices)
+
+
+def _codex(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.codex import CodexAdapter
+
+    return CodexAdapter(AgentFolders(settings.agents_folder), settings.provider_access("codex"))
+
+
+def _amp(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.amp import CLI_PATH, AmpAdapter
+
+    folders, access = AgentFolders(settings.agents_folder), settings.provider_access("amp")
+    return AmpAdapter(folders, access, os.environ.get(CLI_PATH))
 
 
 def _replay(store: SessionStore) -> ProviderAdapter:
