@@ -93,6 +93,9 @@ class Execution:
     """Where the provider's own session is kept between runs, which may be executed on different machines."""
     gate: Gate = allow_all
     """Asked before each use of a tool."""
+    last_words: list[RawEvent] = field(default_factory=list)
+    """Where an adapter that is stopped, or fails, puts what it has still to tell (the tokens used so far): it can yield
+    no more. Stored behind everything that it has yielded."""
 
 
 NATIVE_RESUME = "native_resume"

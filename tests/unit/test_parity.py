@@ -51,17 +51,37 @@ def numbers_in(cell: str) -> list[int]:
     return [number for first, last in bounds for number in range(int(first), int(last or first) + 1)]
 
 
-def unknown_in(cell: str) -> list[str]:
-    """The files and tests named that do not exist. A test without a file is of the one named before it."""
-    unknown, file = [], ""
+def unknown_in(cell: str, prose: str = "") -> list[str]:
+    """
+    The files and tests named that do not exist.
+
+    Args:
+        cell: a test without a file is of the one named before it, or of one that the prose names.
+        prose: of the page; "`x` is `test_y.py`" declares a short name.
+    """
+    short = dict(re.findall(r"`(\w+)` is\s+`([\w/]+\.py)`", prose))
+    unknown, last, others = [], "", re.findall(r"`([\w/]+\.py)`", prose)
     for named in re.findall(r"`([^`]+)`", cell):
-        place, _, test = named.partition("::") if not re.fullmatch(r"test_\w+", named) else (file, "", named)
-        if not place.endswith(".py") and not test.startswith("test_"):
+        file, test = parts_of(named)
+        if not file and not test:
             continue
-        file = place
-        if not any(not test or test in declared_in(path) for path in files_named(file)):
+        last = short.get(file, file) or last
+        places = [last] if file else [last, *others]
+        if not any(not test or test in declared_in(path) for place in places for path in files_named(place)):
             unknown.append(named)
     return unknown
+
+
+def parts_of(named: str) -> tuple[str, str]:
+    """File and test; both empty where it is the name of something else."""
+    if re.fullmatch(r"test_\w+", named):
+        return "", named
+    file, _, test = named.partition("::")
+    return (file, test) if re.fullmatch(r"[\w/]+\.py", file) or test.startswith("test_") else ("", "")
+
+
+def prose_of(page: str) -> str:
+    return "\n".join(line for line in page.splitlines() if not line.startswith("|"))
 
 
 @cache
@@ -103,7 +123,10 @@ def test_each_row_names_a_test_or_says_why_there_is_none() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_all_files_and_tests_that_a_page_names_exist(page: Path) -> None:
     """Whoever renames a test renames it here."""
-    assert [name for row in rows_of(page.read_text()) for cell in row.cells for name in unknown_in(cell)] == []
+    text = page.read_text()
+    prose = prose_of(text)
+    assert unknown_in(prose) == []
+    assert [name for row in rows_of(text) for cell in row.cells for name in unknown_in(cell, prose)] == []
 
 
 def test_the_index_lists_every_page() -> None:
@@ -117,6 +140,8 @@ def test_the_look_for_names_finds_what_is_wrong() -> None:
     assert unknown_in(f"`test_parity.py::{here}`, `{here}`; `unit/test_parity.py`, `bus/hub.py`, `save_*`, 'x'") == []
     wrong = [f"{here}_not", f"test_domain.py::{here}", "test_nothing.py", f"hub.py::{here}", f"X::{here}"]
     assert unknown_in("`test_parity.py` " + " ".join(f"`{name}`" for name in wrong)) == wrong
+    prose = "`me` is `unit/test_parity.py`"
+    assert unknown_in(f"`{here}`, `me::{here}`, `{here}_not`, `you::{here}`", prose) == [f"{here}_not", f"you::{here}"]
     assert numbers_in("1, 3–5, W7") == [1, 3, 4, 5, 7]
     with pytest.raises(AssertionError):
         numbers_in("§13")
