@@ -42,6 +42,7 @@ class AnthropicAdapter(ApiAdapter):
 
     name: ClassVar[str] = "anthropic"
     key_variables: ClassVar[str] = "ASM_ANTHROPIC_API_KEY or ANTHROPIC_API_KEY"
+    _public_url: ClassVar[str] = "https://api.anthropic.com"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "messages", "stream"})
 
     def __init__(self, *, api_key: str | None = None, max_tokens: int = MAX_TOKENS, **others: Any) -> None:

@@ -35,6 +35,7 @@ class OpenAIAdapter(ApiAdapter):
 
     name: ClassVar[str] = "openai"
     key_variables: ClassVar[str] = "ASM_OPENAI_API_KEY or OPENAI_API_KEY"
+    _public_url: ClassVar[str] = "https://api.openai.com/v1"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "input", "messages", "stream"})
 
     def __init__(self, *, api_key: str | None = None, api: Api = "responses", **others: Any) -> None:
