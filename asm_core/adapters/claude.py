@@ -66,11 +66,6 @@ INHERITED = (
     "SSL_CERT_FILE", "SSL_CERT_DIR", "NODE_EXTRA_CA_CERTS",
 )  # fmt: skip
 """How the network is reached."""
-ACCESS = {
-    **dict.fromkeys(("Read", "Glob", "Grep", "ToolSearch", "TaskGet", "TaskList"), ToolAccess.READ),
-    **dict.fromkeys(("Edit", "Write", "NotebookEdit"), ToolAccess.EDIT),
-}
-"""What its own tools may do; those that are not listed may do anything."""
 OWN = frozenset({
     "allowed_tools", "can_use_tool", "cli_path", "continue_conversation", "cwd", "debug_stderr", "disallowed_tools",
     "enable_file_checkpointing", "env", "fork_session", "hooks", "include_partial_messages", "load_timeout_ms",
@@ -222,17 +217,19 @@ class ClaudeAdapter:
         servers = {name: _server(config) for name, config in options.mcp_servers.items()}
         allowed: list[str] = []
         denied = [*options.denied_tools]
+        hosts: dict[str, ToolAccess] = {}
         if self._tools is not None:
             specs = await self._tools.specs()
             servers[HOST_SERVER] = _host_server(self._tools, specs)
-            for spec in specs:
-                use = ToolUse(id="", name=spec.name, input={}, access=spec.access)
-                (allowed if judge(use, options).is_allowed else denied).append(f"{HOST_PREFIX}{spec.name}")
+            hosts = {spec.name: spec.access for spec in specs}
+            for name, access in hosts.items():
+                verdict = judge(ToolUse(id="", name=name, input={}, access=access), options)
+                (allowed if verdict.is_allowed else denied).append(f"{HOST_PREFIX}{name}")
         given = {"mcp_servers": servers, "allowed_tools": allowed, "disallowed_tools": denied}
         if options.allowed_tools is not None:
             given["tools"] = [name for name in options.allowed_tools if not name.startswith("mcp__")]
         if options.allowed_tools is not None or execution.gate is not allow_all:
-            given["hooks"] = {"PreToolUse": [_gate(execution, options)]}
+            given["hooks"] = {"PreToolUse": [_gate(execution, options, hosts)]}
         return given
 
 
@@ -381,15 +378,13 @@ def _host_server(tools: ToolSource, specs: Sequence[Any]) -> Any:
     return sdk.create_sdk_mcp_server(HOST_SERVER, tools=[offered(spec) for spec in specs])
 
 
-def _gate(execution: Execution, options: ProviderOptions) -> Any:
+def _gate(execution: Execution, options: ProviderOptions, hosts: Mapping[str, ToolAccess]) -> Any:
     """Asked before every use of a tool, in every mode; what passes it still has to pass the mode."""
     from asm_core.adapters.claude_events import HOST_PREFIX
 
     async def ask(given: Any, tool_use_id: str | None, _context: Any) -> dict[str, Any]:
         name = given["tool_name"].removeprefix(HOST_PREFIX)
-        use = ToolUse(
-            id=tool_use_id or "", name=name, input=given["tool_input"], access=ACCESS.get(name, ToolAccess.EXECUTE)
-        )
+        use = ToolUse(id=tool_use_id or "", name=name, input=given["tool_input"], access=hosts.get(name))
         if not options.permits(name):
             reason = f"the tool {name} is not allowed in this run"
         else:

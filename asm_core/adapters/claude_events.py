@@ -74,16 +74,19 @@ class Spending:
     def rest(self, usage: Mapping[str, Any], total_cost: float | None) -> Iterator[RawEvent]:
         """What the provider says of the whole run, as far as it was not told; of a run cut short it says nothing."""
         self._used |= Counter({ours: count_of(usage, theirs) for ours, theirs in TOKENS.items()})
-        tokens, reported = self._used - self._told, self.cost_of_run(total_cost)
+        tokens, reported = self._used - self._told, self.nanos_of_run(total_cost)
         if reported is None:
             nanos = self._prices.cost_nanos(tokens, PROVIDER, self.model)
         else:
-            nanos = round(reported * NANOS_PER_USD) - self._told_nanos
+            nanos = reported - self._told_nanos
         if tokens or nanos:
             yield self._usage(tokens, nanos)
 
-    def cost_of_run(self, total_cost: float | None) -> float | None:
-        return None if total_cost is None or self._cost_before is None else total_cost - self._cost_before
+    def nanos_of_run(self, total_cost: float | None) -> int | None:
+        """What the run has added to the cost of the provider's session."""
+        if total_cost is None or self._cost_before is None:
+            return None
+        return round((total_cost - self._cost_before) * NANOS_PER_USD)
 
     def _usage(self, tokens: Counter[str], nanos: int | None) -> RawEvent:
         self._told += tokens
@@ -132,12 +135,13 @@ class ClaudeEvents:
         if result.is_error:
             raise self._error(result)
         output = {} if result.structured_output is None else {"object": result.structured_output}
+        nanos = self.spending.nanos_of_run(result.total_cost_usd)
         facts = {
             "stop_reason": result.stop_reason or "end_turn",
             "session_id": result.session_id,
             "num_turns": result.num_turns,
             "duration_ms": result.duration_ms,
-            "total_cost_usd": self.spending.cost_of_run(result.total_cost_usd),
+            "total_cost_usd": None if nanos is None else usd(nanos),
         }
         return Completion(output=output, data={name: fact for name, fact in facts.items() if fact is not None})
 
