@@ -114,9 +114,9 @@ class CodexAdapter:
         folder, work = agent_folder(self._folders, execution, self.name)
         home = folder.home / ".codex"
         home.mkdir(exist_ok=True)
-        tools = require("codex_cli_bin", "codex").bundled_path_dir()
-        env = agent_env({"HOME": str(folder.home), "CODEX_HOME": str(home), KEY_NAME: key}, [tools] if tools else [])
-        return ServerSetup(home, work, env, self._overrides())
+        program, tools = _program()
+        env = agent_env({"HOME": str(folder.home), "CODEX_HOME": str(home), KEY_NAME: key}, tools)
+        return ServerSetup(program, home, work, env, self._overrides())
 
     def _overrides(self) -> tuple[str, ...]:
         """A provider of our own; no retries, which are the run's alone; and nothing that calls elsewhere."""
@@ -140,6 +140,17 @@ class CodexAdapter:
 
     async def aclose(self) -> None:
         """Holds nothing: an app-server belongs to its execution."""
+
+
+def _program() -> tuple[Path, Sequence[Path]]:
+    """Codex, and the folders of what it uses itself."""
+    package = require("codex_cli_bin", "codex")
+    try:
+        tools = package.bundled_path_dir()
+        return package.bundled_codex_path(), [tools] if tools else []
+    except FileNotFoundError as cause:
+        what = (ErrorCode.DEPENDENCY_NOT_AVAILABLE, ProviderErrorKind.CLI_NOT_FOUND)
+        raise provider_failure("codex", str(cause), what) from cause
 
 
 @dataclass(slots=True)
@@ -274,9 +285,12 @@ class CodexRun:
         return None
 
     async def keep(self) -> None:
-        """At the end; a turn that came to nothing leaves the thread as it was."""
-        if self._is_kept and self.rollout:
-            await self.threads.keep_if_possible(self.thread_id, self.rollout, is_whole=True)
+        """At the end; a turn that came to nothing, and may be repeated, leaves the thread as it was."""
+        failure = self._failure()
+        is_told = self.turn.has_begun or (failure is not None and not failure.retryable)
+        if is_told and self.rollout:
+            is_whole = self.turn.status is not None
+            await self.threads.keep_if_possible(self.thread_id, self.rollout, is_whole=is_whole)
 
     @property
     def _may_go_on_elsewhere(self) -> bool:
