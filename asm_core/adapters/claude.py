@@ -16,19 +16,19 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any
 
 from asm_core.adapters.failures import CUT, MALFORMED, provider_failure
-from asm_core.adapters.prompts import prompt
+from asm_core.adapters.prompts import check_blocks, prompt, text_in
 from asm_core.agent_process import AgentCommand, AgentFolder, AgentFolders, agent_command
 from asm_core.config import ProviderAccess
 from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.messages import check_messages, input_messages
+from asm_core.domain.messages import input_contents
 from asm_core.domain.permission import native_options
 from asm_core.domain.pricing import PriceList
 from asm_core.domain.provider_error import ProviderErrorKind
@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from asm_core.adapters.claude_session import ClaudeSession
 
 log = logging.getLogger(__name__)
+
+Message = dict[str, Any]
+"""As the SDK takes it."""
 
 NAME = "claude"
 EXTRA = "claude"
@@ -116,9 +119,7 @@ class ClaudeAdapter:
         return [Capability(name=name, type=kind) for name, kind in named.items()]
 
     def validate_input(self, value: Mapping[str, Any]) -> None:
-        check_messages(value)
-        if not input_messages(value):
-            raise AsmError(ErrorCode.INVALID_INPUT, "input needs messages or a prompt", details={"field": "input"})
+        check_blocks(value)
 
     def validate_options(self, options: ProviderOptions) -> None:
         from asm_core.adapters.claude_events import HOST_SERVER
@@ -144,7 +145,7 @@ class ClaudeAdapter:
         cwd = _working_folder(options, folder)
         kept = ClaudeSession(_config(folder) / "projects" / sdk.project_key_for_directory(cwd), execution.files)
         resumed = await _resumed(execution, kept)
-        text = CONTINUE if resumed and execution.was_cut else prompt(execution, replay=resumed is None)
+        said = CONTINUE if resumed and execution.was_cut else _said(execution, replay=resumed is None)
         events = ClaudeEvents(Spending(self._prices, resumed.cost_usd if resumed else 0.0))
         stderr: deque[str] = deque(maxlen=STDERR_LINES)
         env = self._environment(folder, options)
@@ -158,7 +159,7 @@ class ClaudeAdapter:
                 )
             )  # fmt: skip
             try:
-                async with aclosing(_talk(client, text, events, kept)) as told:
+                async with aclosing(_talk(client, said, events, kept)) as told:
                     async for event in told:
                         yield event
             except Exception as error:
@@ -287,12 +288,29 @@ async def _resumed(execution: Execution, kept: ClaudeSession) -> Any:
     return restored
 
 
+def _said(execution: Execution, *, replay: bool) -> str | Message:
+    """The prompt; a message with the input's images behind it, where there are any."""
+    contents = input_contents(execution.run.input)
+    texts = [{**message, "content": text_in(message["content"])} for message in contents]
+    text = prompt(replace(execution, run=replace(execution.run, input={"messages": texts})), replay=replay)
+    blocks = [block for message in contents if isinstance(message["content"], list) for block in message["content"]]
+    images = [block for block in blocks if block["type"] == "image"]
+    if not images:
+        return text
+    content = [{"type": "text", "text": text}, *images] if text else images
+    return {"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": None}
+
+
+async def _only(message: Message) -> AsyncGenerator[Message, None]:
+    yield message
+
+
 async def _talk(
-    client: sdk.ClaudeSDKClient, text: str, events: ClaudeEvents, kept: ClaudeSession
+    client: sdk.ClaudeSDKClient, said: str | Message, events: ClaudeEvents, kept: ClaudeSession
 ) -> AsyncGenerator[RawEvent, None]:
     """One prompt, to the agent's result or to the end of its words."""
     await client.connect()
-    await client.query(text)
+    await client.query(said if isinstance(said, str) else _only(said))
     async for message in client.receive_response():
         for event in events.take(message):
             yield event
