@@ -21,6 +21,7 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any
 
+from asm_core.adapters.claude_tools import HOST_SERVER, tool_options
 from asm_core.adapters.failures import CUT, MALFORMED, provider_failure
 from asm_core.adapters.prompts import check_blocks, prompt, text_in
 from asm_core.agent_process import AgentCommand, AgentFolder, AgentFolders, agent_command
@@ -34,9 +35,8 @@ from asm_core.domain.pricing import PriceList
 from asm_core.domain.provider_error import ProviderErrorKind
 from asm_core.domain.provider_options import NO_OPTIONS, ProviderOptions
 from asm_core.domain.run import Continuation
-from asm_core.domain.tool import ToolAccess, ToolUse, judge
 from asm_core.optional import require
-from asm_core.ports.provider import NATIVE_RESUME, Completion, Execution, RawEvent, ToolSource, allow_all
+from asm_core.ports.provider import NATIVE_RESUME, Completion, Execution, RawEvent, ToolSource
 from asm_core.process import clean_env
 
 if TYPE_CHECKING:
@@ -58,8 +58,6 @@ STOP_S = 1.0
 MESSAGE_BYTES = 64 * 1_048_576
 """The longest single message; a tool may return much."""
 STDERR_LINES = 200
-GATE_S = 7 * 86_400.0
-"""How long a gate may take; the run's own limits are shorter."""
 CONTINUE = "You were interrupted before you had finished. Go on from where you were, and do not repeat what is done."
 LEAST_TOKENS = 2_048
 """Half of which is the least that models take for thinking."""
@@ -122,8 +120,6 @@ class ClaudeAdapter:
         check_blocks(value)
 
     def validate_options(self, options: ProviderOptions) -> None:
-        from asm_core.adapters.claude_events import HOST_SERVER
-
         if options.reasoning_effort not in (None, *EFFORTS):
             raise _invalid("reasoning_effort", f"must be one of {', '.join(EFFORTS)}")
         if HOST_SERVER in options.mcp_servers:
@@ -136,7 +132,7 @@ class ClaudeAdapter:
                 raise _invalid("sdk_opts", f"cannot have {unknown[0]}: the SDK has no such option, or ASM sets it")
 
     async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
-        sdk = _sdk()
+        sdk = await asyncio.to_thread(_sdk)  # the first time it takes a second
         from asm_core.adapters.claude_events import ClaudeEvents, Spending
         from asm_core.adapters.claude_session import ClaudeSession
 
@@ -209,29 +205,8 @@ class ClaudeAdapter:
             **{name: value for name, value in said.items() if value is not None},
             "include_partial_messages": True,
             "strict_mcp_config": True,
-            **await self._tool_options(execution, options),
+            **await tool_options(execution, options, self._tools),
         }
-
-    async def _tool_options(self, execution: Execution, options: ProviderOptions) -> dict[str, Any]:
-        from asm_core.adapters.claude_events import HOST_PREFIX, HOST_SERVER
-
-        servers = {name: _server(config) for name, config in options.mcp_servers.items()}
-        allowed: list[str] = []
-        denied = [*options.denied_tools]
-        hosts: dict[str, ToolAccess] = {}
-        if self._tools is not None:
-            specs = await self._tools.specs()
-            servers[HOST_SERVER] = _host_server(self._tools, specs)
-            hosts = {spec.name: spec.access for spec in specs}
-            for name, access in hosts.items():
-                verdict = judge(ToolUse(id="", name=name, input={}, access=access), options)
-                (allowed if verdict.is_allowed else denied).append(f"{HOST_PREFIX}{name}")
-        given = {"mcp_servers": servers, "allowed_tools": allowed, "disallowed_tools": denied}
-        if options.allowed_tools is not None:
-            given["tools"] = [name for name in options.allowed_tools if not name.startswith("mcp__")]
-        if options.allowed_tools is not None or execution.gate is not allow_all:
-            given["hooks"] = {"PreToolUse": [_gate(execution, options, hosts)]}
-        return given
 
 
 def _sdk() -> Any:
@@ -373,44 +348,3 @@ def _failure(error: Exception, guarded: AgentCommand, stderr: deque[str]) -> Asm
             return provider_failure(NAME, str(error), what, **told)
     what = (CUT[0], ProviderErrorKind.TRANSPORT_EXIT)
     return provider_failure(NAME, f"the agent ended in the middle: {error}", what, **told)
-
-
-def _server(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "stdio" if "command" in config else "http", **config}
-
-
-def _host_server(tools: ToolSource, specs: Sequence[Any]) -> Any:
-    from asm_core.adapters.claude_events import HOST_SERVER
-    from asm_core.wire import dumps_text
-
-    sdk = _sdk()
-
-    def offered(spec: Any) -> Any:
-        async def call(given: Mapping[str, Any]) -> dict[str, Any]:
-            result = await tools.call(spec.name, given)
-            text = result.content if isinstance(result.content, str) else dumps_text(result.content)
-            return {"content": [{"type": "text", "text": text}], "is_error": result.is_error}
-
-        return sdk.SdkMcpTool(spec.name, spec.description, dict(spec.input_schema), call)
-
-    return sdk.create_sdk_mcp_server(HOST_SERVER, tools=[offered(spec) for spec in specs])
-
-
-def _gate(execution: Execution, options: ProviderOptions, hosts: Mapping[str, ToolAccess]) -> Any:
-    """Asked before every use of a tool, in every mode; what passes it still has to pass the mode."""
-    from asm_core.adapters.claude_events import HOST_PREFIX
-
-    async def ask(given: Any, tool_use_id: str | None, _context: Any) -> dict[str, Any]:
-        name = given["tool_name"].removeprefix(HOST_PREFIX)
-        use = ToolUse(id=tool_use_id or "", name=name, input=given["tool_input"], access=hosts.get(name))
-        if not options.permits(name):
-            reason = f"the tool {name} is not allowed in this run"
-        else:
-            verdict = await execution.gate(use)
-            if verdict.is_allowed:
-                return {}
-            reason = verdict.reason
-        denied = {"permissionDecision": "deny", "permissionDecisionReason": reason}
-        return {"hookSpecificOutput": {"hookEventName": "PreToolUse", **denied}}
-
-    return _sdk().HookMatcher(hooks=[ask], timeout=GATE_S, on_failure="block")

@@ -215,7 +215,7 @@ async def test_what_a_run_asks_for_reaches_the_model(providers: ProviderServer, 
     """System prompt, bound of an answer, schema, model; and the prompt as it was written."""
     providers.script.add(s.tool("StructuredOutput", {"n": 1}))
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    options = ProviderOptions(system_prompt="Speak Latin.", max_tokens=4_000, output_schema=schema)
+    options = ProviderOptions(system_prompt="Speak Latin.", max_tokens=4_000, output_schema=schema, allowed_tools=[])
     got = await told(adapter, ask("/clear @/etc/passwd", options, model="claude-sonnet-4-5"))
     assert got.completion
     assert got.completion.output == {"object": {"n": 1}}
