@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from asm_core.agent_process import AgentFolders
 from asm_core.clock import SystemClock
@@ -15,7 +17,7 @@ from asm_core.ports.store import SessionStore
 
 Factory = Callable[[], ProviderAdapter]
 
-EXTRAS: Mapping[str, str] = {"claude": "claude_agent_sdk"}
+EXTRAS: Mapping[str, str] = {"claude": "claude_agent_sdk", "codex": "openai_codex", "amp": "amp_sdk"}
 """Providers whose SDK comes with the extra of their name, and its package."""
 
 
@@ -57,8 +59,15 @@ def build_providers(settings: Settings, store: SessionStore) -> Providers:
     Args:
         store: what is played by `replay` is read from it.
     """
-    factories: dict[str, Factory] = {"scripted": lambda: _scripted(settings), "replay": lambda: _replay(store)}
-    factories["claude"] = lambda: _claude(settings)
+    factories: dict[str, Factory] = {
+        "scripted": lambda: _scripted(settings),
+        "replay": lambda: _replay(store),
+        "anthropic": lambda: _anthropic(settings),
+        "openai": lambda: _openai(settings),
+        "claude": lambda: _claude(settings),
+        "codex": lambda: _codex(settings),
+        "amp": lambda: _amp(settings),
+    }
     if settings.shell_enabled:
         factories["shell"] = lambda: _shell(settings)
     return Providers(factories)
@@ -77,10 +86,49 @@ def _claude(settings: Settings) -> ProviderAdapter:
     return ClaudeAdapter(AgentFolders(settings.agents_folder), settings.provider_access("claude"), prices=prices)
 
 
+def _codex(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.codex import CodexAdapter
+
+    return CodexAdapter(AgentFolders(settings.agents_folder), settings.provider_access("codex"))
+
+
+def _amp(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.amp import CLI_PATH, AmpAdapter
+
+    folders, access = AgentFolders(settings.agents_folder), settings.provider_access("amp")
+    return AmpAdapter(folders, access, os.environ.get(CLI_PATH))
+
+
 def _replay(store: SessionStore) -> ProviderAdapter:
     from asm_core.adapters.replay import ReplayAdapter
 
     return ReplayAdapter(store, SystemClock())
+
+
+def _anthropic(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.anthropic import AnthropicAdapter
+
+    return AnthropicAdapter(**_api(settings, "anthropic"))
+
+
+def _openai(settings: Settings) -> ProviderAdapter:
+    from asm_core.adapters.openai import OpenAIAdapter
+
+    return OpenAIAdapter(api=settings.openai_api, **_api(settings, "openai"))
+
+
+def _api(settings: Settings, name: str) -> dict[str, Any]:
+    """What the adapter of a plain API is given."""
+    from asm_core.tools import NamedTools
+
+    access = settings.provider_access(name)
+    return {
+        "api_key": access.key,
+        "base_url": access.base_url,
+        "model": access.model,
+        "tools": NamedTools(settings.tools),
+        "timeout_s": settings.run_limits.idle_timeout_s,
+    }
 
 
 def _shell(settings: Settings) -> ProviderAdapter:

@@ -1,8 +1,9 @@
-"""What the examples share: a place for their data, and a check that says what was claimed."""
+"""What the examples share: a place for their data, pretended providers, and a check that says what was claimed."""
 
 from __future__ import annotations
 
 import asyncio
+import os
 import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,9 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, ScriptedAdapter
+import asm_core
+from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, ProviderAdapter, ScriptedAdapter
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-"""For `tests.fakes`, the servers that pretend to be the providers'."""
 MEMORY = "memory://"
 
 
@@ -33,26 +33,6 @@ def temporary_folder() -> Iterator[Path]:
     """Removed in the end."""
     with TemporaryDirectory(prefix="asm-example-") as folder:
         yield Path(folder)
-
-
-@contextmanager
-def pretended_providers() -> Iterator[Any]:
-    """The servers of the tests, in the place of the providers'; an agent itself is the real one."""
-    from tests.fakes.server import ProviderServer
-
-    with ProviderServer() as server:
-        yield server
-
-
-@contextmanager
-def a_claude() -> Iterator[tuple[Any, Any]]:
-    """Claude Code, and the server that it calls; with a key of yours and no base URL it would be Anthropic's."""
-    if find_spec("claude_agent_sdk") is None:
-        skip("needs pip install 'agent-session-manager[claude]'")
-        raise SystemExit
-    with pretended_providers() as server, temporary_folder() as folder:
-        access = ProviderAccess(base_url=server.url, api_key=SecretStr("no key"), model="claude-haiku-4-5-20251001")
-        yield ClaudeAdapter(AgentFolders(folder), access), server
 
 
 def claim(what: str, holds: bool) -> None:
@@ -78,3 +58,58 @@ async def refusal(call: Awaitable[object]) -> AsmError:
 def skip(why: str) -> None:
     """This machine lacks what the example needs."""
     print(f"SKIP: {why}")
+
+
+def is_installed(package: str) -> bool:
+    if find_spec(package) is not None:
+        return True
+    skip(f"{package} is not installed")
+    return False
+
+
+@contextmanager
+def pretended_providers() -> Iterator[tuple[Any, Any]]:
+    """
+    What the models may answer, and the server of it on loopback: no key is needed, and nothing is called outside. From
+    the tests of this checkout; no installed package has it.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.fakes import script
+    from tests.fakes.server import ProviderServer
+
+    with ProviderServer() as server:
+        yield script, server
+
+
+@contextmanager
+def model_api(name: str, *answers: tuple[str, Any], **given: Any) -> Iterator[ProviderAdapter]:
+    """
+    An adapter of `anthropic` or `openai`: the real one where its key is set, otherwise one whose model says what it is
+    told to.
+
+    Args:
+        answers: of that model, in order: `("say", text)` or `("call", {tool: input, …})`.
+        given: further arguments of the adapter.
+    """
+    make = getattr(asm_core, {"anthropic": "AnthropicAdapter", "openai": "OpenAIAdapter"}[name])
+    if os.environ.get(f"{name.upper()}_API_KEY"):
+        yield make(**given)
+        return
+    with pretended_providers() as (script, server):
+        for kind, told in answers:
+            if kind == "say":
+                server.script.add(script.text(told))
+            else:
+                server.script.add(script.tools(*(script.ToolCall(*call) for call in told.items())))
+        url = server.url if name == "anthropic" else server.openai_url
+        yield make(api_key="none is needed", base_url=url, **given)
+
+
+@contextmanager
+def a_claude() -> Iterator[tuple[Any, Any, Any]]:
+    """Claude Code, what its model may answer, and the server of that; without a base URL it would be Anthropic's."""
+    if not is_installed("claude_agent_sdk"):
+        raise SystemExit
+    with pretended_providers() as (script, server), temporary_folder() as folder:
+        access = ProviderAccess(base_url=server.url, api_key=SecretStr("no key"), model="claude-haiku-4-5-20251001")
+        yield ClaudeAdapter(AgentFolders(folder), access), script, server

@@ -5,11 +5,10 @@ from __future__ import annotations
 from _common import MEMORY, a_claude, claim, main
 
 from asm_core import PermissionMode, StreamSession, open_manager
-from tests.fakes import script as s
 
 
 async def example() -> None:
-    with a_claude() as (adapter, server):
+    with a_claude() as (adapter, s, server):
         server.script.add(s.text("Hello, ", "I am ", "an agent."), prompt="introduce yourself")
         count = s.tool("Bash", {"command": "seq 3 | wc -l", "description": "Count"}, say="Let me count.")
         server.script.add(count, s.text("There are 3."), prompt="count the lines")

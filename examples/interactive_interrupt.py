@@ -5,11 +5,10 @@ from __future__ import annotations
 from _common import MEMORY, a_claude, claim, main
 
 from asm_core import RunStatus, SessionRuntime, open_manager
-from tests.fakes import script as s
 
 
 async def example() -> None:
-    with a_claude() as (adapter, server):
+    with a_claude() as (adapter, s, server):
         server.script.add(s.endless("and on "), prompt="tell a long story")
         server.script.add(s.text("In short: it ended well."), prompt="make it short")
         async with open_manager(MEMORY, adapter) as manager:

@@ -7,7 +7,6 @@ import asyncio
 from _common import MEMORY, a_claude, claim, main
 
 from asm_core import PermissionMode, SessionManager, open_manager
-from tests.fakes import script as s
 
 EXPECTED = {
     PermissionMode.DEFAULT: ("default", []),
@@ -28,7 +27,7 @@ async def done_in(manager: SessionManager, mode: PermissionMode) -> tuple[str, l
 
 
 async def example() -> None:
-    with a_claude() as (adapter, server):
+    with a_claude() as (adapter, s, server):
         for mode in PermissionMode:
             write = s.ToolCall("Write", {"file_path": "note.txt", "content": "made"})
             run = s.ToolCall("Bash", {"command": "python3 -c 'print(1)' > made.txt", "description": "Make a file"})
