@@ -1,4 +1,4 @@
-"""A run recorded with all that its provider and the SDK said to each other, then played as a test: no provider, no key."""
+"""A run recorded with all that its provider and the SDK said to each other, then played as a test."""
 
 from __future__ import annotations
 
