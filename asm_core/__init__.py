@@ -15,11 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asm_core.adapters.amp import AmpAdapter as AmpAdapter
     from asm_core.adapters.anthropic import AnthropicAdapter as AnthropicAdapter
+    from asm_core.adapters.claude import ClaudeAdapter as ClaudeAdapter
+    from asm_core.adapters.codex import CodexAdapter as CodexAdapter
     from asm_core.adapters.openai import OpenAIAdapter as OpenAIAdapter
     from asm_core.adapters.replay import ReplayAdapter as ReplayAdapter
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
     from asm_core.adapters.shell import ShellAdapter as ShellAdapter
+    from asm_core.agent_process import AgentFolders as AgentFolders
+    from asm_core.config import ProviderAccess as ProviderAccess
     from asm_core.domain.artifact import Artifact as Artifact
     from asm_core.domain.audit import AuditEntry as AuditEntry
     from asm_core.domain.capability import Capability as Capability
@@ -93,9 +98,14 @@ if TYPE_CHECKING:
 _HOMES = {
     "AnthropicAdapter": "adapters.anthropic",
     "OpenAIAdapter": "adapters.openai",
+    "ClaudeAdapter": "adapters.claude",
+    "AmpAdapter": "adapters.amp",
+    "CodexAdapter": "adapters.codex",
     "ReplayAdapter": "adapters.replay",
     "ScriptedAdapter": "adapters.scripted",
     "ShellAdapter": "adapters.shell",
+    "AgentFolders": "agent_process",
+    "ProviderAccess": "config",
     "Artifact": "domain.artifact",
     "AuditEntry": "domain.audit",
     "Capability": "domain.capability",

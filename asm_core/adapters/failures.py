@@ -34,7 +34,9 @@ MALFORMED = (_E.PROVIDER_ERROR, _K.PARSE_ERROR)
 BY_TYPE: Mapping[str, tuple[ErrorCode, ProviderErrorKind]] = {
     **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limit"), _RATE_LIMIT),
     **dict.fromkeys(("billing_error", "insufficient_quota", "usage_limit_exceeded"), _QUOTA),
-    **dict.fromkeys(("authentication_error", "permission_error", "invalid_api_key"), _AUTHENTICATION),
+    **dict.fromkeys(
+        ("authentication_error", "authentication_failed", "permission_error", "invalid_api_key"), _AUTHENTICATION
+    ),
     **dict.fromkeys(("timeout_error",), _TIMEOUT),
     **dict.fromkeys(("overloaded_error", "api_error", "server_error", "server_is_overloaded"), _OVERLOADED),
     **dict.fromkeys(("request_too_large", "context_length_exceeded"), OVERFLOW),

@@ -88,3 +88,10 @@ def test_a_mode_opens_tools_by_what_they_may_do(mode: PermissionMode | None, ope
 def test_a_denied_name_wins_over_an_allowed_one_in_every_mode(said: dict[str, Any], is_allowed: bool) -> None:
     options = ProviderOptions.from_map(said | {"permission_mode": "dangerously_skip_permissions"})
     assert judge(ToolUse(id="t", name="look", input={}), options).is_allowed is is_allowed
+
+
+def test_a_tool_of_the_agents_own_is_judged_by_its_name_alone() -> None:
+    """The agent was told the mode: in `plan` it reads and writes nothing, of which a name says little."""
+    use = ToolUse(id="t", name="look", input={}, access=None)
+    assert judge(use, ProviderOptions(permission_mode=PermissionMode.PLAN)).is_allowed
+    assert not judge(use, ProviderOptions(denied_tools=["look"])).is_allowed
