@@ -40,6 +40,7 @@ class AnthropicAdapter(ApiAdapter):
 
     name: ClassVar[str] = "anthropic"
     key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    _public_url: ClassVar[str] = "https://api.anthropic.com"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "messages", "stream"})
 
     def __init__(self, *, max_tokens: int = MAX_TOKENS, **others: Any) -> None:

@@ -7,10 +7,11 @@ import json
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from importlib import import_module
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import httpx2
 
@@ -110,6 +111,15 @@ class ApiAdapter:
                 async for item in items:
                     yield item
 
+    @property
+    def server(self) -> str:
+        return self._base_url or self._public_url
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._base_url, other._client, other._opening = server, None, asyncio.Lock()
+        return other
+
     async def aclose(self) -> None:
         client, self._client = self._client, None
         if client is not None:
@@ -117,6 +127,8 @@ class ApiAdapter:
 
     # What a provider adds
 
+    _public_url: ClassVar[str]
+    """The vendor's."""
     _own: ClassVar[frozenset[str]]
     """Fields of a request that `sdk_opts` may not set."""
 

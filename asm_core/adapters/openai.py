@@ -32,6 +32,7 @@ class OpenAIAdapter(ApiAdapter):
 
     name: ClassVar[str] = "openai"
     key_variable: ClassVar[str] = "OPENAI_API_KEY"
+    _public_url: ClassVar[str] = "https://api.openai.com/v1"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "input", "messages", "stream"})
 
     def __init__(self, *, api: Api = "responses", **others: Any) -> None:
