@@ -9,6 +9,7 @@ Events as text, for people: renderers say what, sinks say where.
 
 from __future__ import annotations
 
+from asm_core.rendering.attempts import without_superseded as without_superseded
 from asm_core.rendering.compact import CompactRenderer as CompactRenderer
 from asm_core.rendering.lines import LinesRenderer as LinesRenderer
 from asm_core.rendering.passthrough import PassthroughRenderer as PassthroughRenderer

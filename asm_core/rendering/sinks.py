@@ -190,6 +190,8 @@ class _Target:
     def write(self, text: str) -> None:
         if text and self._handle:
             self._handle.write(text)
+            if not self.is_owner:  # ours is flushed by each line
+                self._handle.flush()
 
     def flush(self) -> None:
         if self._handle is not None:
