@@ -113,7 +113,7 @@ class ClaudeAdapter:
         named = {
             "streaming": sampling, "tool_use": tool, "vision": CapabilityType.RESOURCE,
             "system_prompts": CapabilityType.PROMPT, "interrupt": sampling, "mcp": tool, "bash": tool,
-            "file_operations": tool, NATIVE_RESUME: sampling,
+            "file_operations": tool, "structured_output": sampling, NATIVE_RESUME: sampling,
         }  # fmt: skip
         return [Capability(name=name, type=kind) for name, kind in named.items()]
 

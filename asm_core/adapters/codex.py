@@ -79,6 +79,8 @@ class CodexAdapter:
             Capability(name="mcp", type=CapabilityType.TOOL),
             Capability(name="file_operations", type=CapabilityType.TOOL),
             Capability(name="bash", type=CapabilityType.TOOL),
+            Capability(name="system_prompts", type=CapabilityType.PROMPT),
+            Capability(name="structured_output", type=CapabilityType.SAMPLING),
             Capability(name=NATIVE_RESUME, type=CapabilityType.SAMPLING),
         )
 

@@ -6,12 +6,15 @@ import importlib.util
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 
 
-def test_settings_reference_is_current() -> None:
-    """docs/reference/settings.md lists exactly the settings there are; renew it with docs/settings_reference.py."""
-    spec = importlib.util.spec_from_file_location("settings_reference", ROOT / "docs" / "settings_reference.py")
+@pytest.mark.parametrize("name", ["settings_reference", "providers_reference"])
+def test_a_generated_page_is_current(name: str) -> None:
+    """docs/reference/… says what the code says; renew it with docs/<name>.py."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     generator = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(generator)
