@@ -16,10 +16,11 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
+from copy import copy
 from dataclasses import fields, replace
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from asm_core.adapters.claude_tools import HOST_SERVER, tool_options
 from asm_core.adapters.failures import CUT, MALFORMED, provider_failure
@@ -167,6 +168,15 @@ class ClaudeAdapter:
                 if events.has_begun:
                     await _save(kept, events, is_whole=events.result is not None)
         yield events.completion()
+
+    @property
+    def server(self) -> str:
+        return self._access.base_url or "https://api.anthropic.com"
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
 
     async def aclose(self) -> None:
         """Holds nothing: a command line belongs to its execution."""

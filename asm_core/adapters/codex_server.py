@@ -48,6 +48,7 @@ SET_UP = "asm-set-up"
 class ServerSetup:
     """How one is started."""
 
+    program: Path
     home: Path
     """CODEX_HOME."""
     cwd: Path
@@ -120,7 +121,7 @@ class CodexServer:
 
     def _refuse_all(self) -> None:
         """What the server still asks is answered with no, so that it hears again."""
-        for answer in self._answers:
+        for answer in list(self._answers):  # their own threads take them out
             answer.cancel()
 
     async def _call(self, request: Callable[..., T], *args: Any, limit_s: float = CALL_S) -> T:
@@ -177,11 +178,10 @@ async def app_server(setup: ServerSetup, answer: Answer) -> AsyncGenerator[Codex
     Raises:
         AsmError: `dependency_not_available`, `provider_unavailable`, `provider_timeout`, `provider_error`.
     """
-    sdk, program = require("openai_codex.client", "codex"), require("codex_cli_bin", "codex")
-    command = [str(program.bundled_codex_path())]
+    sdk = await asyncio.to_thread(require, "openai_codex.client", "codex")  # takes a second, the first time
     server: CodexServer | None = None
     try:
-        async with agent_command(command, env=setup.env, folder=setup.home.parent) as guarded:
+        async with agent_command([str(setup.program)], env=setup.env, folder=setup.home.parent) as guarded:
             config = sdk.CodexConfig(
                 codex_bin=str(guarded.path), cwd=str(setup.cwd), config_overrides=setup.overrides, client_name="asm"
             )
@@ -213,9 +213,13 @@ async def _set_up_alone(home: Path) -> AsyncGenerator[None, None]:
         yield
         return
     with (home / f"{SET_UP}.lock").open("w") as lock:
-        async with asyncio.timeout(START_S):
-            while not _is_locked(lock.fileno()):  # noqa: ASYNC110 (of another process)
-                await asyncio.sleep(LOCK_PAUSE_S)
+        try:
+            async with asyncio.timeout(START_S):
+                while not _is_locked(lock.fileno()):  # noqa: ASYNC110 (of another process)
+                    await asyncio.sleep(LOCK_PAUSE_S)
+        except TimeoutError as cause:
+            what = (ErrorCode.PROVIDER_TIMEOUT, ProviderErrorKind.TIMEOUT)
+            raise provider_failure("codex", f"{home} is being set up by another process", what) from cause
         yield
         (home / SET_UP).touch()
 

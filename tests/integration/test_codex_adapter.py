@@ -65,7 +65,8 @@ def codex(tmp_path: Path, providers: ProviderServer, files: RememberedFiles) -> 
 async def test_a_text_turn(codex: AgentWorker, providers: ProviderServer) -> None:
     """One request, deltas as they come, the message from its final form, the tokens without the cached ones."""
     providers.script.add(s.text("hel", "lo").with_usage(input=10, output=5, cache_read=3, cache_write=2))
-    played = await codex.play("say hello", options={"system_prompt": "be brief"})
+    sdk_opts = {"developer_instructions": "be kind"}
+    played = await codex.play("say hello", options={"system_prompt": "be brief", "sdk_opts": sdk_opts})
     assert played.types == ["run_started", "message_received", "token_usage_updated"]
     assert [data["delta"] for data in played.all(T.MESSAGE_STREAMED)] == ["hel", "lo"]
     assert played.one(T.MESSAGE_RECEIVED) == {"content": "hello", "role": "assistant"}
@@ -77,6 +78,7 @@ async def test_a_text_turn(codex: AgentWorker, providers: ProviderServer) -> Non
     [asked] = providers.requests
     assert (asked.path, asked.headers["authorization"]) == ("/v1/responses", f"Bearer {KEY}")
     assert "be brief" in str(asked.body)
+    assert "be kind" in str(asked.body)
 
 
 async def test_tools(codex: AgentWorker, providers: ProviderServer) -> None:
