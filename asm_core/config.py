@@ -315,7 +315,8 @@ class Settings(BaseSettings, LibraryOptions):
     provider_retry_max_wait_ms: int = Field(30_000, ge=0)
     """The longest wait before such a repetition; a provider that asks for more fails the run at once."""
     tools: list[str] = []
-    """What models of the plain APIs may call in the worker's process: `module:attribute` of functions or tools."""
+    """What models of the plain APIs and Claude may call in the worker's process: `module:attribute` of functions or
+    tools."""
     agents_dir: Path = Path("~/.asm/agents")
     """Where agents that are programs have their homes and folders, one of each per session."""
     artifacts_url: str = ""

@@ -185,6 +185,7 @@ class ClaudeAdapter:
         told = {
             "HOME": str(folder.home),
             "CLAUDE_CONFIG_DIR": str(_config(folder)),
+            "CLAUDE_CODE_TMPDIR": str(folder.home),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_MAX_RETRIES": "0",
             "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
@@ -319,8 +320,10 @@ async def _leave(client: sdk.ClaudeSDKClient, guarded: AgentCommand, events: Cla
                     said += [event for event in events.take(message) if event.type != EventType.MESSAGE_STREAMED]
         if events.result is None:
             guarded.stop(grace_s=0)
+    ending = asyncio.get_running_loop().call_later(STOP_S, guarded.stop)  # what the agent has left in the background
     with suppress(Exception):  # the same; the guard does what is left to do
         await client.disconnect()
+    ending.cancel()
     return said
 
 
