@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -12,9 +13,22 @@ import typer
 if TYPE_CHECKING:
     from asm_api.client import AsmClient
 
+
+class Render(StrEnum):
+    """How events are shown."""
+
+    LINES = "lines"
+    COMPACT = "compact"
+    VERBOSE = "verbose"
+    STUDIO = "studio"
+    PASSTHROUGH = "passthrough"
+    JSONL = "jsonl"
+
+
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+How = Annotated[Render, typer.Option("--render", help="How events are shown; passthrough shows nothing.")]
 Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", help="The API's address.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)

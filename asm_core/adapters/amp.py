@@ -14,8 +14,10 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from asm_core.adapters.agents import (
     agent_env,
@@ -176,6 +178,15 @@ class AmpAdapter:
         if message is None and not turn.is_over:
             raise provider_failure(self.name, "Amp ended without a result", CUT)
         return None if message is None else message.model_dump(mode="json")
+
+    @property
+    def server(self) -> str:
+        return self._access.base_url or "https://ampcode.com"
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
 
     async def aclose(self) -> None:
         """Holds nothing: a command line belongs to its execution."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import claude_agent_sdk as sdk
 
+from asm_core.adapters.claude_tools import HOST_PREFIX, HOST_SERVER
 from asm_core.adapters.failures import CUT, classify, provider_failure
 from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventType
@@ -23,9 +24,6 @@ from asm_core.domain.pricing import NANOS_PER_USD, PriceList, count_of, usd
 from asm_core.ports.provider import Completion, RawEvent
 
 PROVIDER = "claude"
-HOST_SERVER = "asm"
-"""The MCP server that this process is for the agent."""
-HOST_PREFIX = f"mcp__{HOST_SERVER}__"
 SYNTHETIC = "<synthetic>"
 """The model of what the command line says itself."""
 TOO_LONG = ("prompt_too_long", "request_too_large")

@@ -13,9 +13,10 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, session_gone
 from asm_core.adapters.codex_events import Call, CodexTurn
@@ -127,6 +128,15 @@ class CodexAdapter:
             "analytics.enabled=false", "features.plugins=false",
             f'shell_environment_policy.exclude=["{KEY_NAME}"]',
         )  # fmt: skip
+
+    @property
+    def server(self) -> str:
+        return self._access.base_url or OPENAI_URL
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
 
     async def aclose(self) -> None:
         """Holds nothing: an app-server belongs to its execution."""
