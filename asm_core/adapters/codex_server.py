@@ -39,6 +39,8 @@ CALL_S = 30.0
 """For a request; the SDK has no limit of its own."""
 INTERRUPT_S = 1.0
 CLOSE_S = 5.0
+READERS_S = 0.2
+"""For the client's threads to see the end of what they read; they have, unless something could not be killed."""
 LOCK_PAUSE_S = 0.02
 SET_UP = "asm-set-up"
 """In a home that some server has set up."""
@@ -71,9 +73,12 @@ class CodexServer:
     _process: Any = None
 
     async def start(self) -> None:
-        starting = self._threads.submit(self._client.start)
-        await _done(starting)  # whatever happens: what is half started cannot be closed
-        self._process = self._client._proc
+        try:
+            await _done(self._threads.submit(self._client.start))
+        except OSError as cause:
+            raise self._failure(cause) from cause
+        finally:
+            self._process = self._client._proc
         await self._call(self._client.initialize, limit_s=START_S)
 
     async def start_thread(self, params: Params) -> Any:
@@ -109,15 +114,22 @@ class CodexServer:
     async def close(self) -> None:
         """Ends the process."""
         self._refuse_all()
-        with suppress(Exception):
+        try:
             async with asyncio.timeout(CLOSE_S):
                 await self._loop.run_in_executor(self._threads, self._client.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        except Exception:
+            log.warning("Codex could not be closed, and is killed", exc_info=True)
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def release(self) -> None:
-        """Gives back the pipes, which the SDK leaves open; the process must have gone, or reading them never ends."""
-        for pipe in (self._process.stdout, self._process.stderr) if self._process else ():
-            pipe.close()
+        """Gives back the pipes, which the SDK leaves open; one that is still read would hold up whoever closes it."""
+        readers = [thread for thread in (self._client._reader_thread, self._client._stderr_thread) if thread]
+        for reader in readers:
+            reader.join(READERS_S)
+        if self._process and not any(reader.is_alive() for reader in readers):
+            self._process.stdout.close()
+            self._process.stderr.close()
 
     def _refuse_all(self) -> None:
         """What the server still asks is answered with no, so that it hears again."""
@@ -158,6 +170,7 @@ class CodexServer:
 
 
 async def _done(future: Future[T]) -> T:
+    """Waits for it whatever happens: what is half started cannot be closed."""
     waited = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(waited)
