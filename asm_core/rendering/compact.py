@@ -4,7 +4,7 @@ A run on a few lines: each event is a token, streamed text stands between them.
     r+ r-[:reason]  run begins, ends        t+Name t-Name t!Name  tool begins, ends, fails     tr:  its output
     >>              streamed text           tk:in/out             tokens                       msg in  a whole message
     !               error, cancel, timeout  re:                   a new attempt                pv:  policy violation
-    ap? ap+ ap-     approval asked, given, refused                ws: wd:  workspace           s: session    ? unknown
+    ap? ap+ ap-     approval asked, given, refused                ws: wd:  workspace           turn  s:  ? unknown
 """
 
 from __future__ import annotations
@@ -127,6 +127,9 @@ class CompactRenderer:
     def _recovered(self, data: Data) -> str:
         return yellow("re:", self.color) + dim(superseded(data), self.color)
 
+    def _turn(self, _data: Data) -> str:
+        return dim("turn", self.color)
+
     def _violation(self, data: Data) -> str:
         return red(f"pv:{truncate(data.get('kind'), PREVIEW)}", self.color)
 
@@ -177,6 +180,7 @@ EXTENDED_TOKENS: Mapping[str, Token] = {
     _T.TOOL_CALL_FAILED: _R._tool_failed,
     _T.RUN_TIMEOUT: _R._timeout,
     _T.MESSAGE_SENT: _R._message_sent,
+    _T.TURN_COMPLETED: _R._turn,
     _T.ERROR_RECOVERED: _R._recovered,
     _T.POLICY_VIOLATION: _R._violation,
     _T.TOOL_APPROVAL_REQUESTED: _approval("?"),

@@ -5,7 +5,7 @@ complete scroll up above them and stay.
 
 from __future__ import annotations
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, Group
 from rich.live import Live
 from rich.padding import Padding
 from rich.spinner import Spinner
@@ -28,10 +28,7 @@ class LiveSink:
     def __init__(self, renderer: StudioRenderer, console: Console | None = None) -> None:
         self._renderer = renderer
         self._console = console or Console(highlight=False)
-        self._live = Live(
-            console=self._console, refresh_per_second=REFRESH_PER_S, transient=True, get_renderable=self._area
-        )
-        # Both are replaced, never changed: rich draws the area in a thread of its own.
+        self._live = Live(console=self._console, refresh_per_second=REFRESH_PER_S, transient=True)
         self._line = Text()
         """What is being said, as far as it does not fill a row."""
         self._spinners: dict[str, Spinner] = {}
@@ -42,9 +39,13 @@ class LiveSink:
     async def write(self, text: str) -> None:
         *complete, last = text.split("\n")
         for part in complete:
-            self._console.print(self._line + Text.from_ansi(part))
-            self._line = Text()
-        self._line = self._without_full_rows(self._line + Text.from_ansi(last))
+            self._scroll(self._line + Text.from_ansi(part), rest=Text())
+        line = self._line + Text.from_ansi(last)
+        if line.cell_len > self._console.width:  # a long paragraph must not make the area higher than the terminal
+            *full, line = line.wrap(self._console, self._console.width)
+            for row in full:
+                self._scroll(row, rest=line)
+        self._keep(line)
 
     async def write_event(self, _event: Event, text: str) -> None:
         running, before = self._renderer.running, self._spinners
@@ -60,19 +61,16 @@ class LiveSink:
             self._console.print(self._line)
             self._line = Text()
 
-    def _without_full_rows(self, line: Text) -> Text:
-        """A long paragraph must not make the area higher than the terminal."""
-        if line.cell_len <= self._console.width:
-            return line
-        *full, last = line.wrap(self._console, self._console.width)
-        for row in full:
-            self._console.print(row)
-        return last
+    def _scroll(self, line: Text, *, rest: Text) -> None:
+        self._keep(rest)  # before printing, which draws the area anew below the line
+        self._console.print(line)
 
-    def _area(self) -> RenderableType:
+    def _keep(self, line: Text) -> None:
+        """A new area each time, as rich draws it in a thread of its own."""
+        self._line = line
         margin = (0, 0, 0, self._renderer.indent)
         spinners = [Padding(spinner, margin) for spinner in self._spinners.values()]
-        return Group(self._line, *spinners) if self._line else Group(*spinners)
+        self._live.update(Group(line, *spinners) if line else Group(*spinners))
 
 
 def _spinner(text: str) -> Spinner:
