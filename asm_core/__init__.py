@@ -15,9 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from asm_core.adapters.amp import AmpAdapter as AmpAdapter
+    from asm_core.adapters.anthropic import AnthropicAdapter as AnthropicAdapter
+    from asm_core.adapters.claude import ClaudeAdapter as ClaudeAdapter
+    from asm_core.adapters.codex import CodexAdapter as CodexAdapter
+    from asm_core.adapters.openai import OpenAIAdapter as OpenAIAdapter
     from asm_core.adapters.replay import ReplayAdapter as ReplayAdapter
     from asm_core.adapters.scripted import ScriptedAdapter as ScriptedAdapter
     from asm_core.adapters.shell import ShellAdapter as ShellAdapter
+    from asm_core.agent_process import AgentFolders as AgentFolders
+    from asm_core.config import ProviderAccess as ProviderAccess
     from asm_core.domain.artifact import Artifact as Artifact
     from asm_core.domain.audit import AuditEntry as AuditEntry
     from asm_core.domain.capability import Capability as Capability
@@ -84,11 +91,21 @@ if TYPE_CHECKING:
     from asm_core.stores.artifacts.s3 import S3ArtifactStore as S3ArtifactStore
     from asm_core.stores.composite import CompositeSessionStore as CompositeSessionStore
     from asm_core.stores.sql.migrate import migrate as migrate
+    from asm_core.tools import HostTools as HostTools
+    from asm_core.tools import Tool as Tool
+    from asm_core.tools import tool as tool
 
 _HOMES = {
+    "AnthropicAdapter": "adapters.anthropic",
+    "OpenAIAdapter": "adapters.openai",
+    "ClaudeAdapter": "adapters.claude",
+    "AmpAdapter": "adapters.amp",
+    "CodexAdapter": "adapters.codex",
     "ReplayAdapter": "adapters.replay",
     "ScriptedAdapter": "adapters.scripted",
     "ShellAdapter": "adapters.shell",
+    "AgentFolders": "agent_process",
+    "ProviderAccess": "config",
     "Artifact": "domain.artifact",
     "AuditEntry": "domain.audit",
     "Capability": "domain.capability",
@@ -108,10 +125,10 @@ _HOMES = {
     "PriceList": "domain.pricing",
     "ProviderError": "domain.provider_error",
     "ProviderOptions": "domain.provider_options",
-    "redact_map": "domain.redaction",
     "RedactionOptions": "domain.redaction",
     "Redactor": "domain.redaction",
     "Replace": "domain.redaction",
+    "redact_map": "domain.redaction",
     "Registry": "domain.registry",
     "RetentionPolicy": "domain.retention",
     "Run": "domain.run",
@@ -155,6 +172,9 @@ _HOMES = {
     "S3ArtifactStore": "stores.artifacts.s3",
     "CompositeSessionStore": "stores.composite",
     "migrate": "stores.sql.migrate",
+    "HostTools": "tools",
+    "Tool": "tools",
+    "tool": "tools",
 }
 
 __all__ = list(_HOMES)

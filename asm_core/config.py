@@ -290,6 +290,8 @@ class Settings(BaseSettings, LibraryOptions):
     """For the OpenAI API; `OPENAI_API_KEY` when unset. Only workers need it."""
     openai_model: str | None = None
     """Of runs and sessions that name none."""
+    openai_api: Literal["responses", "chat"] = "responses"
+    """`chat`: Chat Completions, for the servers of others that speak OpenAI's protocol."""
     claude_base_url: str | None = None
     """Of the Claude agent; `ANTHROPIC_BASE_URL` when unset."""
     claude_api_key: SecretStr | None = None
@@ -312,6 +314,9 @@ class Settings(BaseSettings, LibraryOptions):
     """Repetitions of a provider's request that failed before its first event, where another try may help."""
     provider_retry_max_wait_ms: int = Field(30_000, ge=0)
     """The longest wait before such a repetition; a provider that asks for more fails the run at once."""
+    tools: list[str] = []
+    """What models of the plain APIs and Claude may call in the worker's process: `module:attribute` of functions or
+    tools."""
     agents_dir: Path = Path("~/.asm/agents")
     """Where agents that are programs have their homes and folders, one of each per session."""
     artifacts_url: str = ""

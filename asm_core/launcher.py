@@ -4,15 +4,18 @@ Starts one command for a worker, and sees to it that nothing of the command outl
     python -I -S launcher.py CONTROL GRACE_MS LC_CTYPE CWD COMMAND ARG…
 
 The worker gives a clean environment, the command's stdin, stdout and stderr, and CONTROL: a socket whose other end it
-alone holds. The command runs in a session of its own. This process is the *subreaper* of everything below it: a
-descendant that daemonizes (double fork, setsid) becomes its child instead of init's, so "no child left" means "no
-descendant left", and the tree below it in /proc is all that there is to kill.
+alone holds. Where something between the two starts this module, which passes neither on, CONTROL is the path of the
+worker's socket, and the environment comes over that (`agent_process.py`). The command runs in a session of its own.
+This process is the *subreaper* of everything below it: a descendant that daemonizes (double fork, setsid) becomes its
+child instead of init's, so "no child left" means "no descendant left", and the tree below it in /proc is all that there
+is to kill.
 
 Stopping (TERM to every descendant, KILL after the grace, then exit) begins when
 
 - the worker asks for it, by the line `<grace in ms>` on CONTROL; a shorter grace may follow,
 - the worker's end of CONTROL closes, which the kernel does however the worker dies,
 - this process gets TERM, INT or HUP,
+- CONTROL was a path, and the process that was started with it has ended, however (see `stand_in`),
 - the command ends: what it left running in the background is stopped too. Nothing outlives its run.
 
 Should this process itself be killed, the command gets KILL from the kernel (PDEATHSIG), and the worker kills the
@@ -48,29 +51,86 @@ PAUSE_S = 0.02
 MAX_PAUSE_S = 1.0
 KILL_PASSES = 100
 """Over the tree, in one round."""
+LONGEST_ADDRESS = 100
+"""Bytes of a socket's path that every system takes."""
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 SEARCH_GOES_ON = (errno.ENOENT, errno.ENOTDIR, errno.EACCES)
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 def main(argv: list[str]) -> int:
-    control, grace_ms, lc_ctype, cwd, *command = argv[1:]
-    posix.set_inheritable(int(control), False)
+    where, grace_ms, lc_ctype, cwd, *command = argv[1:]
+    starter = stand_in() if "/" in where else None
+    if starter is None:
+        control = int(where)
+        posix.set_inheritable(control, False)
+        restore_locale(lc_ctype)
+    else:
+        control = connect(where)
+        take_environment(control)
     is_subreaper = prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = watch_signals()
-    restore_locale(lc_ctype)
     pid, failure = start(cwd, command)
     if failure:
-        tell(int(control), b"failed " + failure)
+        tell(control, b"failed " + failure)
         return 127
-    tell(int(control), b"started %d" % pid)
+    tell(control, b"started %d" % pid)
     for fd in (0, 1, 2):  # the command's alone: its closing them must be seen at the other end
         posix.close(fd)
-    supervisor = Supervisor(int(control), wake, pid, int(grace_ms) / 1000)
+    supervisor = Supervisor(control, wake, starter, pid, int(grace_ms) / 1000)
     code = supervisor.run()
     if not is_subreaper:
         send(-pid, signal.SIGKILL)
     return code
+
+
+def stand_in() -> int:
+    """
+    Go on in a child of this process; returns a descriptor whose end is that of this process.
+
+    Whoever has started this process may kill it at once, and would so take the subreaper from what it watches over.
+    """
+    starter, alive = posix.pipe()
+    pid = posix.fork()
+    if pid == 0:
+        posix.close(alive)
+        posix.setsid()
+        return starter
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    for fd in (0, 1, 2, starter):
+        posix.close(fd)
+    posix._exit(exit_code(posix.waitpid(pid, 0)[1]))
+
+
+def connect(path: str) -> int:
+    """A connection to the worker; the end of this process where that is gone, or does not want the command any more."""
+    from _socket import AF_UNIX, SOCK_STREAM, socket
+
+    worker = socket(AF_UNIX, SOCK_STREAM)
+    try:
+        if len(path.encode(errors="surrogateescape")) > LONGEST_ADDRESS:
+            folder, _, name = path.rpartition("/")
+            path = f"/proc/self/fd/{posix.open(folder, posix.O_RDONLY)}/{name}"
+        worker.connect(path)
+    except OSError:
+        posix._exit(127)
+    return worker.detach()
+
+
+def take_environment(control: int) -> None:
+    """From the worker: NAME=VALUE, each with a NUL behind it, and an empty one at the end."""
+    given = b""
+    while not given.endswith(b"\0\0"):
+        part = posix.read(control, 65536)
+        if not part:
+            posix._exit(127)
+        given += part
+    posix.environ.clear()
+    for entry in filter(None, given.split(b"\0")):
+        name, _, value = entry.partition(b"=")
+        posix.environ[name] = value
 
 
 def prctl(option: int, value: int) -> bool:
@@ -155,7 +215,7 @@ def search_path(path: bytes) -> list[str]:
 class Supervisor:
     """Waits for the command or a request to stop; ends when no descendant is left."""
 
-    def __init__(self, control: int, wake: int, command: int, grace_s: float) -> None:
+    def __init__(self, control: int, wake: int, starter: int | None, command: int, grace_s: float) -> None:
         self.control, self.wake, self.command, self.grace_s = control, wake, command, grace_s
         self.code = 128 + signal.SIGKILL
         self.kill_at: float | None = None
@@ -163,6 +223,8 @@ class Supervisor:
         self.poll = select.poll()
         self.poll.register(control, select.POLLIN)
         self.poll.register(wake, select.POLLIN)
+        if starter is not None:
+            self.poll.register(starter, select.POLLIN)
 
     def run(self) -> int:
         while self.reap():
@@ -196,6 +258,9 @@ class Supervisor:
         for fd, _ in self.poll.poll(None if left_s is None else left_s * 1000):
             if fd == self.control:
                 self.hear()
+            elif fd != self.wake:
+                self.poll.unregister(fd)
+                self.stop(self.grace_s)
             elif set(posix.read(fd, 4096)) & set(STOP_SIGNALS):
                 self.stop(self.grace_s)
 

@@ -8,12 +8,15 @@ Importing it takes a while; whoever prices runs imports this module when the pro
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from decimal import Decimal
+from typing import Any
 
 from genai_prices import Usage, calc_price
+from genai_prices.data_snapshot import get_snapshot
 from genai_prices.types import TieredPrices
 
-from asm_core.domain.pricing import PriceList, Rates, parse_price_table
+from asm_core.domain.pricing import NANOS_PER_USD, PriceList, Rates, parse_price_table
 
 VENDORS: Mapping[str, str] = {"anthropic": "anthropic", "claude": "anthropic", "openai": "openai", "codex": "openai"}
 """Who makes a provider's models; of other providers the model's name must say it."""
@@ -49,6 +52,17 @@ def catalogue_rates(provider: str, model: str, input_tokens: int) -> Rates | Non
         _at(prices.cache_read_mtok, input_tokens),
         _at(prices.cache_write_mtok, input_tokens),
     )
+
+
+def priced_models(provider: str, prices: PriceList) -> list[dict[str, Any]]:
+    """The models of a provider that are paid by the token: `{id, usd_per_million_tokens}`, by these prices."""
+    vendor = next((known for known in get_snapshot().providers if known.id == VENDORS.get(provider)), None)
+    found = ((model.id, prices.rates(provider, model.id)) for model in (vendor.models if vendor else ()))
+    return [{"id": id, "usd_per_million_tokens": _usd(rates)} for id, rates in found if rates and rates.output]
+
+
+def _usd(rates: Rates) -> dict[str, float]:
+    return {name: nanos / NANOS_PER_USD for name, nanos in asdict(rates).items() if nanos is not None}
 
 
 def _at(price: Decimal | TieredPrices | None, input_tokens: int) -> Decimal | None:

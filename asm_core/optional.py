@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 from typing import NoReturn
 
@@ -24,12 +25,22 @@ def require(module: str, extra: str, *, operation: str = "import") -> ModuleType
     try:
         return import_module(module)
     except ImportError as cause:
-        package = module.partition(".")[0]
-        raise AsmError(
-            ErrorCode.DEPENDENCY_NOT_AVAILABLE,
-            f"{operation} needs the package {package}: pip install 'agent-session-manager[{extra}]'",
-            details={"dependency": package, "module": module, "operation": operation},
-        ) from cause
+        raise missing(module, extra, operation=operation) from cause
+
+
+def is_installed(package: str) -> bool:
+    """Without importing it."""
+    return find_spec(package) is not None
+
+
+def missing(module: str, extra: str, *, operation: str) -> AsmError:
+    """What `require` raises."""
+    package = module.partition(".")[0]
+    return AsmError(
+        ErrorCode.DEPENDENCY_NOT_AVAILABLE,
+        f"{operation} needs the package {package}: pip install 'agent-session-manager[{extra}]'",
+        details={"dependency": package, "module": module, "operation": operation},
+    )
 
 
 class Absent:

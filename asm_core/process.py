@@ -48,9 +48,15 @@ KILL_MARGIN_S = 10.0
 TIMEOUT_EXIT_CODE = 124
 KILLED_EXIT_CODE = 137
 
-_LAUNCHER = Path(launcher.__file__)
+_SOURCE = Path(launcher.__file__)
 _COMPILED = Path(cache_from_source(launcher.__file__))
 """Written by the import above; saves a fifth of the launcher's start-up time."""
+
+
+def launcher_argv(control: str, grace_ms: int, lc_ctype: str, cwd: str, command: Sequence[str]) -> list[str]:
+    """How `launcher.py` is started; what each argument means stands there."""
+    script = str(_COMPILED if _COMPILED.exists() else _SOURCE)
+    return [sys.executable, "-I", "-S", script, control, str(grace_ms), lc_ctype, cwd, *command]
 
 
 def clean_env(extra: Mapping[str, str] | None = None, inherit: Sequence[str] = ()) -> dict[str, str]:
@@ -180,7 +186,7 @@ async def launch(
     child = _spawn([*argv], str(cwd), clean_env() if env is None else dict(env), stdin, limits)
     try:
         if failure := await child.started():
-            raise _launch_error(failure, argv[0], str(cwd))
+            raise launch_error(failure, argv[0], str(cwd))
         yield child
     finally:
         await child.close()
@@ -190,11 +196,10 @@ def _spawn(argv: list[str], cwd: str, env: dict[str, str], stdin: bool, limits: 
     if not argv or not argv[0]:
         raise AsmError(ErrorCode.VALIDATION_ERROR, "a command is required", details={"field": "command"})
     here, there = socket.socketpair()
-    script = str(_COMPILED if _COMPILED.exists() else _LAUNCHER)
-    options = [str(there.fileno()), str(limits.kill_grace_ms), env.get("LC_CTYPE", ""), cwd]
+    lc_ctype = env.get("LC_CTYPE", "")
     try:
         popen = subprocess.Popen(
-            [sys.executable, "-I", "-S", script, *options, *argv],
+            launcher_argv(str(there.fileno()), limits.kill_grace_ms, lc_ctype, cwd, argv),
             stdin=subprocess.PIPE if stdin else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -206,7 +211,7 @@ def _spawn(argv: list[str], cwd: str, env: dict[str, str], stdin: bool, limits: 
     except (OSError, ValueError) as cause:
         here.close()
         if isinstance(cause, OSError):
-            raise _launch_error(f"launcher {cause.errno}", argv[0], cwd) from cause
+            raise launch_error(f"launcher {cause.errno}", argv[0], cwd) from cause
         raise AsmError(ErrorCode.VALIDATION_ERROR, f"this cannot be passed to a command: {cause}") from cause
     finally:
         there.close()
@@ -217,7 +222,7 @@ _REASONS = {errno.ENOENT: "command_not_found", errno.ENOTDIR: "command_not_found
 _REASONS |= {errno.EACCES: "command_not_executable", errno.ENOEXEC: "command_not_executable"}
 
 
-def _launch_error(failure: str, command: str, cwd: str) -> AsmError:
+def launch_error(failure: str, command: str, cwd: str) -> AsmError:
     """From what was tried, and its errno: `cwd 2`, `exec 13`, `launcher 11`."""
     stage, _, number = failure.partition(" ")
     why = os.strerror(int(number))

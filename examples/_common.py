@@ -1,15 +1,21 @@
-"""What the examples share: a place for their data, and a check that says what was claimed."""
+"""What the examples share: a place for their data, pretended providers, and a check that says what was claimed."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import Awaitable, Coroutine, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from asm_core import AsmError, ScriptedAdapter
+from pydantic import SecretStr
+
+import asm_core
+from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, ProviderAdapter, ScriptedAdapter
 
 MEMORY = "memory://"
 
@@ -63,3 +69,58 @@ async def refusal(call: Awaitable[object]) -> AsmError:
 def skip(why: str) -> None:
     """This machine lacks what the example needs."""
     print(f"SKIP: {why}")
+
+
+def is_installed(package: str) -> bool:
+    if find_spec(package) is not None:
+        return True
+    skip(f"{package} is not installed")
+    return False
+
+
+@contextmanager
+def pretended_providers() -> Iterator[tuple[Any, Any]]:
+    """
+    What the models may answer, and the server of it on loopback: no key is needed, and nothing is called outside. From
+    the tests of this checkout; no installed package has it.
+    """
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.fakes import script
+    from tests.fakes.server import ProviderServer
+
+    with ProviderServer() as server:
+        yield script, server
+
+
+@contextmanager
+def model_api(name: str, *answers: tuple[str, Any], **given: Any) -> Iterator[ProviderAdapter]:
+    """
+    An adapter of `anthropic` or `openai`: the real one where its key is set, otherwise one whose model says what it is
+    told to.
+
+    Args:
+        answers: of that model, in order: `("say", text)` or `("call", {tool: input, …})`.
+        given: further arguments of the adapter.
+    """
+    make = getattr(asm_core, {"anthropic": "AnthropicAdapter", "openai": "OpenAIAdapter"}[name])
+    if os.environ.get(f"{name.upper()}_API_KEY"):
+        yield make(**given)
+        return
+    with pretended_providers() as (script, server):
+        for kind, told in answers:
+            if kind == "say":
+                server.script.add(script.text(told))
+            else:
+                server.script.add(script.tools(*(script.ToolCall(*call) for call in told.items())))
+        url = server.url if name == "anthropic" else server.openai_url
+        yield make(api_key="none is needed", base_url=url, **given)
+
+
+@contextmanager
+def a_claude() -> Iterator[tuple[Any, Any, Any]]:
+    """Claude Code, what its model may answer, and the server of that; without a base URL it would be Anthropic's."""
+    if not is_installed("claude_agent_sdk"):
+        raise SystemExit
+    with pretended_providers() as (script, server), temporary_folder() as folder:
+        access = ProviderAccess(base_url=server.url, api_key=SecretStr("no key"), model="claude-haiku-4-5-20251001")
+        yield ClaudeAdapter(AgentFolders(folder), access), script, server

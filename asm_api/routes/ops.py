@@ -13,6 +13,7 @@ from asm_api.auth import Tenant
 from asm_api.routes import answer
 from asm_api.wiring import Deps, Wired
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.model_prices import price_list, priced_models
 
 router = APIRouter(tags=["operation"])
 
@@ -45,8 +46,9 @@ async def list_providers(deps: Wired, tenant_id: Tenant) -> Response:
 
 @router.get("/v1/models")
 async def list_models(deps: Wired, tenant_id: Tenant) -> Response:
-    """The models that are known, per provider. Others may be named all the same."""
-    return answer({"models": {name: [] for name in deps.providers.names}})
+    """The models whose prices are known, per provider. Others may be named all the same."""
+    prices = price_list(deps.settings.pricing_table)
+    return answer({"models": {name: priced_models(name, prices) for name in deps.providers.names}})
 
 
 @router.get("/v1/stats")

@@ -22,20 +22,24 @@ _AUTHENTICATION = (_E.PROVIDER_AUTHENTICATION_FAILED, _K.AUTHENTICATION)
 _TIMEOUT = (_E.PROVIDER_TIMEOUT, _K.TIMEOUT)
 _OVERLOADED = (_E.PROVIDER_UNAVAILABLE, _K.OVERLOADED)
 _INVALID = (_E.PROVIDER_ERROR, _K.INVALID_REQUEST)
-_OVERFLOW = (_E.PROVIDER_ERROR, _K.CONTEXT_OVERFLOW)
+OVERFLOW = (_E.PROVIDER_ERROR, _K.CONTEXT_OVERFLOW)
 _UNKNOWN = (_E.PROVIDER_ERROR, _K.UNKNOWN)
 
 CUT = (_E.PROVIDER_UNAVAILABLE, _K.PROTOCOL_ERROR)
 """The stream ended without the provider's word that it is complete, or the connection broke."""
+UNAUTHENTICATED = _AUTHENTICATION
+"""There is no key to send."""
 MALFORMED = (_E.PROVIDER_ERROR, _K.PARSE_ERROR)
 
 BY_TYPE: Mapping[str, tuple[ErrorCode, ProviderErrorKind]] = {
     **dict.fromkeys(("rate_limit_error", "rate_limit_exceeded", "rate_limit"), _RATE_LIMIT),
     **dict.fromkeys(("billing_error", "insufficient_quota", "usage_limit_exceeded"), _QUOTA),
-    **dict.fromkeys(("authentication_error", "permission_error", "invalid_api_key"), _AUTHENTICATION),
+    **dict.fromkeys(
+        ("authentication_error", "authentication_failed", "permission_error", "invalid_api_key"), _AUTHENTICATION
+    ),
     **dict.fromkeys(("timeout_error",), _TIMEOUT),
     **dict.fromkeys(("overloaded_error", "api_error", "server_error", "server_is_overloaded"), _OVERLOADED),
-    **dict.fromkeys(("request_too_large", "context_length_exceeded"), _OVERFLOW),
+    **dict.fromkeys(("request_too_large", "context_length_exceeded"), OVERFLOW),
     **dict.fromkeys(("invalid_request_error", "not_found_error", "invalid_prompt"), _INVALID),
 }
 BY_STATUS: Mapping[int, tuple[ErrorCode, ProviderErrorKind]] = {
@@ -44,7 +48,7 @@ BY_STATUS: Mapping[int, tuple[ErrorCode, ProviderErrorKind]] = {
     403: _AUTHENTICATION,
     408: _TIMEOUT,
     409: _OVERLOADED,
-    413: _OVERFLOW,
+    413: OVERFLOW,
     429: _RATE_LIMIT,
     504: _TIMEOUT,
 }

@@ -21,12 +21,17 @@ class Role(StrEnum):
 
 def input_messages(value: Mapping[str, Any] | None) -> list[dict[str, str]]:
     """
-    `{role, content}` for each message of the input that has content, in order.
+    `{role, content}` for each message of the input that has content, in order; the content as text.
 
     `messages` wins over `prompt`; anything else has no messages. Unknown roles are lower-cased, missing ones `user`.
 
     Source: spec/01 §12.3.
     """
+    return [{"role": said["role"], "content": _as_text(said["content"])} for said in input_contents(value)]
+
+
+def input_contents(value: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """The same with each content as it was given: text, or a list of blocks."""
     given = value or {}
     messages = given.get("messages")
     if isinstance(messages, list):
@@ -55,11 +60,15 @@ def _invalid(field: str, message: str) -> AsmError:
     return AsmError(ErrorCode.INVALID_INPUT, message, details={"field": f"input.{field}"})
 
 
-def _message(item: object) -> dict[str, str] | None:
+def _as_text(content: Any) -> str:
+    """Of blocks what they say; one that says nothing (an image) leaves its kind."""
+    if isinstance(content, list) and all(isinstance(block, Mapping) and "type" in block for block in content):
+        return "\n".join(text_of(block.get("text", f"[{block['type']}]")) for block in content)
+    return content if isinstance(content, str) else text_of(content)
+
+
+def _message(item: object) -> dict[str, Any] | None:
     if not isinstance(item, Mapping) or item.get("content") in (None, "", []):
         return None
-    role, content = item.get("role"), item["content"]
-    return {
-        "role": role.lower() if isinstance(role, str) and role else "user",
-        "content": content if isinstance(content, str) else text_of(content),
-    }
+    role = item.get("role")
+    return {"role": role.lower() if isinstance(role, str) and role else "user", "content": item["content"]}

@@ -25,8 +25,11 @@ class PermissionMode(StrEnum):
 
 _M = PermissionMode
 
+_CODEX_ASKS = {"approval_mode": "on_request", "sandbox": "read_only"}
+"""What goes beyond reading is asked of the host."""
 _CODEX = {"approval_mode": "deny_all"}
-"""Never unset: the SDK's own default asks a second model, at a price."""
+"""Never unset: the SDK's own default asks a second model, at a price. What a host allows runs outside the sandbox, so
+where more than reading is allowed nothing is asked."""
 
 NATIVE: Mapping[str, Mapping[PermissionMode, Mapping[str, Any]]] = {
     "claude": {
@@ -36,8 +39,8 @@ NATIVE: Mapping[str, Mapping[PermissionMode, Mapping[str, Any]]] = {
         _M.DANGEROUSLY_SKIP_PERMISSIONS: {"permission_mode": "bypassPermissions"},
     },
     "codex": {
-        _M.DEFAULT: _CODEX,
-        _M.ACCEPT_EDITS: _CODEX,
+        _M.DEFAULT: _CODEX_ASKS,
+        _M.ACCEPT_EDITS: _CODEX_ASKS,
         _M.PLAN: {**_CODEX, "sandbox": "read_only"},
         _M.FULL_AUTO: {**_CODEX, "sandbox": "workspace_write"},
         _M.DANGEROUSLY_SKIP_PERMISSIONS: {**_CODEX, "sandbox": "full_access"},

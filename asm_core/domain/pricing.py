@@ -121,7 +121,11 @@ BUILT_IN: PriceTable = {
     "amp": ProviderPrices(default=_usd("3", "15")),
 }
 
-DEFAULT_MODELS: Mapping[str, str] = {"claude": "claude-haiku-4-5-20251001"}
+DEFAULT_MODELS: Mapping[str, str] = {
+    "claude": "claude-haiku-4-5-20251001",
+    "anthropic": "claude-haiku-4-5-20251001",
+    "openai": "gpt-5-mini",
+}
 """What a provider is asked for when nobody names a model; the others pick one themselves."""
 
 Catalogue = Callable[[str, str, int], Rates | None]

@@ -21,6 +21,8 @@ class RunResult:
     tool_calls: list[dict[str, Any]] = field(default_factory=list)
     provider_metadata: dict[str, Any] = field(default_factory=dict)
     turn_count: int = 0
+    open_calls: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Calls of tools that have not come to an end, by their ids."""
     _messages: list[str] = field(default_factory=list)
     _chunks: list[str] = field(default_factory=list)
     _before_tools: str = ""
@@ -49,7 +51,10 @@ class RunResult:
                 self._messages.append(_text(data.get("content")) or "".join(self._chunks))
                 self._chunks.clear()
                 self.turn_count += 1
+            case EventType.TOOL_CALL_STARTED:
+                self.open_calls[_text(data.get("tool_call_id"))] = data
             case EventType.TOOL_CALL_COMPLETED | EventType.TOOL_CALL_FAILED:
+                self.open_calls.pop(_text(data.get("tool_call_id")), None)
                 self._before_tools = self.content
                 self._messages.clear()
                 self._chunks.clear()

@@ -37,7 +37,8 @@ class ToolUse:
     id: str
     name: str
     input: Mapping[str, Any]
-    access: ToolAccess = ToolAccess.EXECUTE
+    access: ToolAccess | None = ToolAccess.EXECUTE
+    """None: a tool of the agent's own, which was told the run's permission mode and keeps to it by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +68,13 @@ _OPEN_TO: Mapping[PermissionMode, frozenset[ToolAccess]] = {
 
 def judge(use: ToolUse, options: ProviderOptions) -> Verdict:
     """
-    Whether a tool of ours may run, by its name and by what it may do in the run's permission mode.
+    Whether a tool may run, by its name and, for those of ours, by what it may do in the run's permission mode.
 
     Source: spec/04 §2.9.
     """
     if not options.permits(use.name):
         return Verdict(False, f"the tool {use.name} is not allowed in this run")
     mode = options.permission_mode or PermissionMode.DEFAULT
-    if use.access not in _OPEN_TO[mode]:
+    if use.access is not None and use.access not in _OPEN_TO[mode]:
         return Verdict(False, f"the tool {use.name} ({use.access}) is not allowed in the permission mode {mode}")
     return ALLOWED

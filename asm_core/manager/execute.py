@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode, LeaseLost
@@ -32,6 +33,9 @@ from asm_core.ports.provider import Completion, Execution, ProviderAdapter, RawE
 from asm_core.ports.queue import Started
 
 log = logging.getLogger(__name__)
+
+INTERRUPTED = "interrupted"
+"""What stands for the result of a tool whose run ended before it."""
 
 
 class Attempt(NamedTuple):
@@ -73,7 +77,7 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
         await _end(pump, limits.cancel_grace_s)
     if attempt.signals.cause is StopCause.LEASE_LOST:
         raise LeaseLost(attempt.writer.lease.run_id)
-    await _store_held(ctx, attempt.writer, result)
+    await _store_rest(attempt, ctx, result)
     outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
     outcome = _told(await _flushed(attempt.writer, outcome), attempt.adapter.name, limits.error_text)
     return attempt.redactor.outcome(outcome)
@@ -119,12 +123,23 @@ async def _store(raw: RawEvent, ctx: RunContext, writer: RunWriter, result: RunR
         await writer.put(event)
 
 
-async def _store_held(ctx: RunContext, writer: RunWriter, result: RunResult) -> None:
-    """However the stream came to its end: what redaction still holds back of it belongs to the run."""
+async def _store_rest(attempt: Attempt, ctx: RunContext, result: RunResult) -> None:
+    """
+    However the stream came to its end: what redaction still holds back of it belongs to the run, and what the adapter
+    could not yield any more; and no call of a tool stays open.
+    """
     with suppress(AsmError):  # the writer's own, which its flush raises again
         for event in ingest_end(ctx):
             result.observe(event)
-            await writer.put(event)
+            await attempt.writer.put(event)
+        for raw in attempt.execution.last_words:
+            await _store(raw, ctx, attempt.writer, result)
+        for call in list(result.open_calls.values()):
+            await _store(_interrupted(call), ctx, attempt.writer, result)
+
+
+def _interrupted(call: Mapping[str, Any]) -> RawEvent:
+    return RawEvent(EventType.TOOL_CALL_FAILED, {**call, "tool_output": INTERRUPTED, "is_error": True})
 
 
 def _opening(attempt: Attempt) -> list[RawEvent]:

@@ -25,6 +25,7 @@ from asm_core.ports.provider import ProviderAdapter, can_resume
 from asm_core.ports.queue import RunQueue, Submission, Submitted
 from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
+from asm_core.recording import RecordingAdapter
 from asm_core.wire import dumps, request_hash
 
 DEFAULT_PROVIDER = "scripted"
@@ -145,6 +146,8 @@ class Submitter:
         if not self.trusts_submitters:
             check_trusted(provider_options)
         adapter.validate_options(provider_options)
+        if provider_options.record:
+            RecordingAdapter(adapter)
         return RunOptions(
             provider=provider,
             model=request.model or session.model,

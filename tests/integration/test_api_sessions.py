@@ -160,6 +160,9 @@ def _follows(live: LiveApi) -> None:
     assert live.deps.hub.followers == 1
 
 
+HAIKU = {"input": 1.0, "output": 5.0, "cache_read": 0.1, "cache_creation": 1.25}
+
+
 async def test_stats_and_providers(http: httpx2.AsyncClient, world: World) -> None:
     """What an operator asks first."""
     session_id = await new_session(http)
@@ -169,5 +172,14 @@ async def test_stats_and_providers(http: httpx2.AsyncClient, world: World) -> No
     assert [worker["id"] for worker in stats["workers"]] == [lease.worker_id]
     providers = (await http.get("/v1/providers")).json()["providers"]
     assert "scripted" in {provider["name"] for provider in providers if provider["available"]}
-    assert "scripted" in (await http.get("/v1/models")).json()["models"]
+    assert {"anthropic", "openai"} <= {provider["name"] for provider in providers if provider["available"]}
     await world.queue.finish(lease, an_outcome())
+
+
+async def test_models_are_listed_with_their_prices(http: httpx2.AsyncClient) -> None:
+    """Dollars per million tokens, of the models that are paid by the token; others may be named all the same."""
+    models = (await http.get("/v1/models")).json()["models"]
+    assert models["scripted"] == []
+    assert {"id": "claude-haiku-4-5", "usd_per_million_tokens": HAIKU} in models["anthropic"]
+    assert {"gpt-5-mini", "o3"} <= {model["id"] for model in models["openai"]}
+    assert "whisper-1" not in {model["id"] for model in models["openai"]}

@@ -27,6 +27,8 @@ FIGURES = {
     "fanout": {"chunk_to_client_ms", "commit_and_publish_ms", "api_cpu_us_per_event_and_client"},
     "growth": {"median_ms_by_events", "ratio_last_to_first"},
     "overhead": {"submit_to_completed_ms", "bare_task_ms", "runs_per_s", "bare_tasks_per_s"},
+    "provider_concurrency": {"in_flight", "events_per_s_to_asked", "kb_per_run", "emitted_to_stored_ms"},
+    "provider_overhead": {"anthropic", "openai"},
     "recovery": {"fast"},
     "redaction": {"chunk", "output"},
     "startup": {"cpu_ms", "worker_s", "asm_dev"},

@@ -9,115 +9,22 @@ import subprocess
 import sys
 import threading
 import time
-import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, launch, run_command
+from tests.fixtures.processes import eventually, marked, open_fds, state, tree
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc")
-
-TREE = """
-import os, signal, sys, time
-ready, tell = os.pipe()
-def grandchild():
-    if os.fork():
-        os._exit(0)
-    os.setsid()                     # out of the command's group and session
-    if os.fork():
-        os._exit(0)                 # and orphaned
-    if "stubborn" in sys.argv:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    os.write(tell, b".")
-    time.sleep(600)
-if not os.fork():
-    grandchild()
-os.wait()
-os.read(ready, 1)
-if not os.fork():
-    time.sleep(600)                 # an ordinary child
-print("up", flush=True)
-if "leave" not in sys.argv:
-    time.sleep(600)
-"""
-"""A command with a child, and a grandchild that has left its session. Prints `up` when all are there."""
-
-
-def tree(*words: str) -> list[str]:
-    return [sys.executable, "-I", "-S", "-c", TREE, *words]
-
-
-def marked(mark: str) -> list[int]:
-    """Living processes that carry the mark in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            is_marked = entry.name.isdecimal() and mark.encode() in (entry / "environ").read_bytes()
-            if is_marked and state(int(entry.name)) not in "ZX":
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found
-
-
-def state(pid: int) -> str:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-
-
-def open_fds() -> dict[str, str]:
-    links = {}
-    for entry in Path("/proc/self/fd").iterdir():
-        try:
-            links[entry.name] = str(entry.readlink())
-        except OSError:
-            continue  # the listing's own
-    return links
-
-
-def zombies() -> list[str]:
-    """Dead children of this process that nobody has waited for."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            stat = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        found += [path.parent.name] if stat[:2] == ["Z", str(os.getpid())] else []
-    return found
-
-
-async def eventually(holds: Callable[[], bool], within_s: float = 5.0) -> None:
-    limit = time.monotonic() + within_s
-    while not holds():
-        assert time.monotonic() < limit, f"not within {within_s} s"
-        await asyncio.sleep(0.01)
+pytestmark = [
+    pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc"),
+    pytest.mark.usefixtures("nothing_is_left"),
+]
 
 
 def sh(script: str) -> list[str]:
     return ["/bin/sh", "-c", script]
-
-
-@pytest.fixture
-def mark() -> Iterator[str]:
-    """Put it into a command's environment; at the end nothing that carries it may live."""
-    mark = uuid.uuid4().hex
-    yield mark
-    left = marked(mark)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left
-
-
-@pytest.fixture(autouse=True)
-async def nothing_is_left() -> AsyncIterator[None]:
-    """Every test gives back its descriptors and leaves no zombie."""
-    before = open_fds()
-    yield
-    await eventually(lambda: not zombies())
-    assert set(open_fds().values()) - set(before.values()) == set()
 
 
 # --- results --------------------------------------------------------------------------------------------------------

@@ -2,17 +2,47 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import httpx2
 import pytest
 from anthropic import AsyncAnthropic
 
+from asm_core.adapters.anthropic import AnthropicAdapter
+from asm_core.adapters.scripted import ScriptedAdapter
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.recording import Recording, played, recorded
+from asm_core.domain.permission import PermissionMode
+from asm_core.domain.provider_options import ProviderOptions
+from asm_core.ports.provider import Completion
+from asm_core.recording import Recording, RecordingAdapter, played, recorded
+from asm_core.tools import HostTools, tool
+from tests.builders import an_execution
 from tests.fakes import script as s
 from tests.fakes.script import Failure, Fault
 from tests.fakes.server import ProviderServer
+
+FULL_AUTO = ProviderOptions(permission_mode=PermissionMode.FULL_AUTO)
+
+
+@tool
+def look(at: str) -> str:
+    "Looks at something."
+    return f"{at} is fine"
+
+
+class Shelf:
+    """Files in a dict."""
+
+    def __init__(self, kept: dict[str, bytes]) -> None:
+        self._kept = kept
+
+    async def load(self, name: str) -> bytes | None:
+        return self._kept.get(name)
+
+    async def save(self, name: str, data: bytes) -> None:
+        self._kept[name] = data
+
 
 ASKED: dict[str, Any] = {"model": "m", "max_tokens": 10, "messages": [{"role": "user", "content": "Hello"}]}
 
@@ -85,3 +115,29 @@ def test_what_is_no_recording_is_refused(data: bytes) -> None:
     with pytest.raises(AsmError) as caught:
         Recording.from_bytes(data)
     assert caught.value.code is ErrorCode.VALIDATION_ERROR
+
+
+async def test_a_recorded_run_is_played_as_a_test(providers: ProviderServer) -> None:
+    """With the vendor's own code: the run of then gives the same events without the provider."""
+    providers.script.add(s.tool("look", {"at": "it"}), s.text("Seen."))
+    kept: dict[str, bytes] = {}
+    adapter = AnthropicAdapter(api_key="sk-ant-not-a-real-key", base_url=providers.url, tools=HostTools(look))
+    asked = replace(an_execution(prompt="Look"), files=Shelf(kept), options=FULL_AUTO)
+    first = [item async for item in RecordingAdapter(adapter).execute(asked)]
+    assert isinstance(first[-1], Completion)
+    assert [*kept] == [first[-1].output["recording"]]
+    [recording] = map(Recording.from_bytes, kept.values())
+    before = len(providers.requests)
+    async with played(recording) as url:
+        playing = adapter.at(url)
+        again = [item async for item in playing.execute(asked)]
+    for used in (adapter, playing):
+        await used.aclose()
+    assert len(providers.requests) == before
+    assert again[:-1] == first[:-1]
+
+
+def test_what_asks_no_server_cannot_be_recorded() -> None:
+    with pytest.raises(AsmError) as caught:
+        RecordingAdapter(ScriptedAdapter())
+    assert caught.value.code is ErrorCode.CAPABILITY_NOT_SUPPORTED

@@ -15,6 +15,7 @@ from asm_core.domain.permission import (
     parse_permission_mode,
 )
 
+CODEX_ASKS = {"approval_mode": "on_request", "sandbox": "read_only"}
 MODES = ["default", "accept_edits", "plan", "full_auto", "dangerously_skip_permissions"]
 
 
@@ -49,9 +50,9 @@ def test_everything_else_is_refused_and_the_valid_listed(value: object) -> None:
 @pytest.mark.parametrize(
     ("mode", "claude", "codex", "amp"),
     [
-        (None, {}, {}, {}),
-        ("default", {}, {}, {}),
-        ("accept_edits", {"permission_mode": "acceptEdits"}, {}, {}),
+        (None, {}, CODEX_ASKS, {}),
+        ("default", {}, CODEX_ASKS, {}),
+        ("accept_edits", {"permission_mode": "acceptEdits"}, CODEX_ASKS, {}),
         ("plan", {"permission_mode": "plan"}, {"sandbox": "read_only"}, {}),
         ("full_auto", {"permission_mode": "bypassPermissions"}, {"sandbox": "workspace_write"},
          {"dangerously_allow_all": True}),

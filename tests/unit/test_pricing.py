@@ -54,7 +54,14 @@ def refusal(value: object) -> AsmError:
 
 @pytest.mark.parametrize(
     ("provider", "model"),
-    [("claude", "claude-haiku-4-5-20251001"), ("codex", None), ("amp", None), ("unheard-of", None)],
+    [
+        ("claude", "claude-haiku-4-5-20251001"),
+        ("anthropic", "claude-haiku-4-5-20251001"),
+        ("openai", "gpt-5-mini"),
+        ("codex", None),
+        ("amp", None),
+        ("unheard-of", None),
+    ],
 )
 def test_the_model_asked_for_when_nobody_names_one(provider: str, model: str | None) -> None:
     """spec/01 check 229."""

@@ -14,7 +14,7 @@ from asm_core.domain.tool import ToolAccess, ToolUse, judge
 FULL = {
     "system_prompt": "Be brief", "permission_mode": "plan", "max_turns": 3, "max_tokens": 100,
     "reasoning_effort": "low", "allowed_tools": ["look"], "denied_tools": ["bash"], "output_schema": {"type": "object"},
-    "mcp_servers": {"files": {"command": "serve"}}, "cwd": "/work", "sdk_opts": {"verbose": True},
+    "mcp_servers": {"files": {"command": "serve"}}, "cwd": "/work", "sdk_opts": {"verbose": True}, "record": True,
 }  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def test_what_is_said_comes_back_and_nothing_else() -> None:
         ("max_turns", 0), ("max_turns", True), ("max_tokens", "7"), ("system_prompt", ""), ("cwd", 7),
         ("allowed_tools", "bash"), ("denied_tools", [""]), ("permission_mode", "yolo"), ("output_schema", []),
         ("mcp_servers", {"x": {}}), ("mcp_servers", {"x": "serve"}), ("sdk_opts", 1), ("tempo", "fast"),
+        ("record", "yes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
@@ -49,7 +50,7 @@ def test_a_run_goes_before_its_session_and_no_denial_is_lost() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"mcp_servers": {"x": {"command": "serve"}}}, {"cwd": "/"}, {"sdk_opts": {"add_dirs": ["/"]}},
+        {"mcp_servers": {"x": {"command": "serve"}}}, {"cwd": "/"}, {"sdk_opts": {"add_dirs": ["/"]}}, {"record": True},
         {"permission_mode": "full_auto"}, {"permission_mode": "dangerously_skip_permissions"},
     ],
 )  # fmt: skip
@@ -88,3 +89,10 @@ def test_a_mode_opens_tools_by_what_they_may_do(mode: PermissionMode | None, ope
 def test_a_denied_name_wins_over_an_allowed_one_in_every_mode(said: dict[str, Any], is_allowed: bool) -> None:
     options = ProviderOptions.from_map(said | {"permission_mode": "dangerously_skip_permissions"})
     assert judge(ToolUse(id="t", name="look", input={}), options).is_allowed is is_allowed
+
+
+def test_a_tool_of_the_agents_own_is_judged_by_its_name_alone() -> None:
+    """The agent was told the mode: in `plan` it reads and writes nothing, of which a name says little."""
+    use = ToolUse(id="t", name="look", input={}, access=None)
+    assert judge(use, ProviderOptions(permission_mode=PermissionMode.PLAN)).is_allowed
+    assert not judge(use, ProviderOptions(denied_tools=["look"])).is_allowed
