@@ -90,7 +90,7 @@ class StudioRenderer:
         return show(self, event, payload(event)) if show else self._other(event)
 
     def finish(self) -> str:
-        return self._break() if self._pending else ""
+        return self._break()
 
     def _run_started(self, event: Event, data: Data) -> str:
         self.running.clear()
