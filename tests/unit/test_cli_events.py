@@ -1,4 +1,4 @@
-"""Events on the command line: colours where they are wanted, and types of newer servers."""
+"""What the command line prints: colours where they are wanted, types of newer servers, text that means harm."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from asm_api.cli.common import Render
+from asm_api.cli.common import Render, print_json, print_table, print_text
 from asm_api.cli.events import event_of, show_events
 from tests.fixtures.rendering import GOLDEN, SIMPLE
 
@@ -47,3 +47,19 @@ def test_a_type_of_a_newer_server_is_shown_as_unknown(capsys: pytest.CaptureFixt
     assert [event_of(row) for row in rows] == SIMPLE
     show_events([event_of(rows[0] | {"type": "thought_occurred"})], Render.COMPACT)
     assert capsys.readouterr().out.startswith("?:thought_occurred")
+
+
+HOSTILE = "[red]\x1b[2J\x9b31mwords"
+
+
+def test_no_text_of_others_steers_the_terminal(
+    capfdbinary: pytest.CaptureFixture[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in tables, where it is no markup either, nor in JSON, nor as the result of a run."""
+    print_table([{"agent_id": HOSTILE}], ["agent_id"])
+    print_json({"agent_id": HOSTILE})
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    print_text(HOSTILE)
+    shown = capfdbinary.readouterr().out.decode()
+    assert not [c for c in shown if c != "\n" and (c < " " or "\x7f" <= c <= "\x9f")]
+    assert shown.count("[red]") == 3 and json.loads(shown.splitlines()[2]) == {"agent_id": HOSTILE}
