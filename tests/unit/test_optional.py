@@ -7,13 +7,8 @@ import sys
 
 import pytest
 
-from asm_core import providers
-from asm_core.clock import SystemClock
-from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.optional import require
-from asm_core.providers import EXTRAS, build_providers
-from asm_core.stores.memory import MemoryRecords, MemorySessionStore
 
 
 def test_a_package_that_is_there_is_imported() -> None:
@@ -82,15 +77,3 @@ def test_a_name_that_resources_do_not_have_is_no_name() -> None:
         _ = resources.Invented  # type: ignore[attr-defined]
     assert set(resources.__all__) >= {"Session", "Domain", "ResourceSessionStore"}
     assert all(getattr(resources, name) is not None for name in resources.__all__)
-
-
-@pytest.mark.parametrize("name", EXTRAS)
-def test_a_provider_whose_extra_is_not_installed_is_not_offered(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever asks for it all the same is told what to install, when the run is submitted."""
-    monkeypatch.setattr(providers, "is_installed", lambda package: package != EXTRAS[name])
-    offered = build_providers(Settings(), MemorySessionStore(MemoryRecords(), SystemClock()))
-    assert name not in offered.names
-    with pytest.raises(AsmError) as caught:
-        offered.get(name)
-    assert caught.value.code is ErrorCode.DEPENDENCY_NOT_AVAILABLE
-    assert f"[{name}]" in caught.value.message

@@ -19,11 +19,14 @@ def built() -> Providers:
     return build_providers(Settings(), MemorySessionStore(MemoryRecords(), SteppedClock()))
 
 
-def test_an_agent_without_its_extra_is_not_offered_and_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers, "EXTRAS", {"claude": "no_such_package"})
-    assert "claude" not in built().names
-    with pytest.raises(AsmError, match=r"pip install 'agent-session-manager\[claude\]'") as raised:
-        built().get("claude")
+@pytest.mark.parametrize("name", providers.EXTRAS)
+def test_an_agent_without_its_extra_is_not_offered_and_says_what_to_install(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(providers, "EXTRAS", {name: "no_such_package"})
+    assert name not in built().names
+    with pytest.raises(AsmError, match=rf"pip install 'agent-session-manager\[{name}\]'") as raised:
+        built().get(name)
     assert raised.value.code is ErrorCode.DEPENDENCY_NOT_AVAILABLE
     assert raised.value.details["dependency"] == "no_such_package"
 
@@ -39,15 +42,17 @@ import sys
 from asm_core.domain.provider_options import ProviderOptions
 from tests.unit.test_providers import built
 
-claude = built().get("claude")
-claude.validate_input({"prompt": "x"})
-claude.validate_options(ProviderOptions(max_turns=3))
-print("claude_agent_sdk" in sys.modules)
+name, package = sys.argv[1:]
+adapter = built().get(name)
+adapter.validate_input({"prompt": "x"})
+adapter.validate_options(ProviderOptions(max_turns=3))
+print(package in sys.modules)
 """
 
 
-def test_to_check_a_submit_needs_no_sdk() -> None:
+@pytest.mark.parametrize(("name", "package"), providers.EXTRAS.items())
+def test_to_check_a_submit_needs_no_sdk(name: str, package: str) -> None:
     """It takes a second to import, and the API never runs it."""
-    pytest.importorskip("claude_agent_sdk")
-    answer = subprocess.run([sys.executable, "-c", SUBMITS], capture_output=True, text=True, check=True)
+    pytest.importorskip(package)
+    answer = subprocess.run([sys.executable, "-c", SUBMITS, name, package], capture_output=True, text=True, check=True)
     assert answer.stdout.strip() == "False"
