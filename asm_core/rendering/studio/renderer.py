@@ -94,7 +94,7 @@ class StudioRenderer:
 
     def _run_started(self, event: Event, data: Data) -> str:
         self.running.clear()
-        self.tool_count, self.usage = 0, {}
+        self.tool_count, self.usage, self._said = 0, {}, False
         model = plain(first_present(data.get("model"), event.provider, "unknown"))
         return self._block(blue, INFO, f"{model} session started")
 
