@@ -19,6 +19,17 @@ from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, Prov
 
 MEMORY = "memory://"
 
+TOOL_USE: dict[str, Any] = {
+    "script": [
+        {"say": "Let me look.", "chunks": 2, "delay_ms": 20},
+        {"tool": {"name": "Read", "input": {"path": "README.md"}, "output": "# ASM\nruns agents"}, "delay_ms": 200},
+        {"tool": {"name": "bash", "input": {"command": "make test"}, "output": "2 passed"}, "delay_ms": 200},
+        {"say": "It runs agents.", "chunks": 2, "delay_ms": 20},
+        {"usage": {"input_tokens": 50, "output_tokens": 45}},
+    ]
+}
+"""A run's input: it talks, uses two tools, and talks again."""
+
 
 class Acting(ScriptedAdapter):
     """Plays scripts in the name of another provider."""

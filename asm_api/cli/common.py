@@ -91,21 +91,32 @@ def client(server: str | None, api_key: str | None) -> Iterator[AsmClient]:
 
 
 def print_json(value: object) -> None:
-    from asm_core.wire import dumps
+    from asm_core.rendering.ansi import harmless_json
+    from asm_core.wire import dumps_text
 
-    sys.stdout.buffer.write(dumps(value) + b"\n")
+    sys.stdout.buffer.write(f"{harmless_json(dumps_text(value))}\n".encode())
     sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """What a model or a tool said: as it is for a program, without control characters for a terminal."""
+    from asm_core.rendering.ansi import harmless
+
+    typer.echo(harmless(text) if sys.stdout.isatty() else text)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from asm_core.rendering.ansi import harmless
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "), no_wrap=column in WHOLE, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
+        table.add_row(*(Text(harmless(cell(row.get(column)))) for column in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 

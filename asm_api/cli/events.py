@@ -38,7 +38,7 @@ def show_events(events: Iterable[Event], render: Render, *, tool_output: str = "
     except BrokenPipeError:  # who read this has gone, which the command line knows how to end
         raise
     except OSError as error:
-        fail(f"cannot write: {error.strerror}", FAILED)
+        fail(f"cannot write: {error.strerror or error}", FAILED)
 
 
 def event_of(row: Mapping[str, Any]) -> Event:

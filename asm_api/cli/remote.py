@@ -23,7 +23,8 @@ from asm_api.cli.common import (
     fail,
     print_json,
     print_table,
-)  # fmt: skip
+    print_text,
+)
 
 if TYPE_CHECKING:
     from asm_api.client import AsmClient
@@ -105,7 +106,7 @@ def wait(
     if json:
         print_json(row)
     else:
-        typer.echo(_result(row))
+        print_text(_result(row))
     raise typer.Exit(0 if row["status"] == "completed" else FAILED)
 
 

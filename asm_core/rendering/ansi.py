@@ -37,6 +37,7 @@ _SEQUENCE = re.compile(
     r"|\x1b[ -/]*[0-Z\\^-~]"  # the short ones
 )
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_NOT_ASCII_CONTROL = re.compile("[\x7f-\x9f]")
 _LONE_RETURN = re.compile(r"\r(?!\n)")
 
 
@@ -51,3 +52,8 @@ def harmless(text: str) -> str:
     characters go, of both ranges, but for line ends and tabs; so do surrogates, which no terminal's encoding takes.
     """
     return text if text.isprintable() else _CONTROL.sub("", _SEQUENCE.sub("", text))
+
+
+def harmless_json(line: str) -> str:
+    """The same JSON without control characters: the encoder escapes those of ASCII, but a terminal obeys more."""
+    return _NOT_ASCII_CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)

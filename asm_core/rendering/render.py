@@ -8,10 +8,10 @@ a time, so a slow sink slows this reader down and never the run: followers read 
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping, Sequence
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, ParamSpec, TypeVar
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventType
@@ -24,8 +24,10 @@ from asm_core.rendering.verbose import VerboseRenderer
 
 log = logging.getLogger(__name__)
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
+StoppedBy = Literal["end", "no_sink_left"]
 Destination = Sink | tuple[Sink, Renderer]
 """A sink, or one with a renderer of its own: a log file beside a terminal."""
 
@@ -52,7 +54,7 @@ class RenderReport:
     tools: int
     """Calls of tools that began."""
     sink_errors: tuple[SinkError, ...]
-    stopped_by: Literal["end", "no_sink_left"]
+    stopped_by: StoppedBy
     """`no_sink_left`: every sink has failed, so nobody saw the rest."""
 
 
@@ -78,18 +80,20 @@ async def arender_stream(
     Source: spec/05 §1.4, W-01, W-02, W-06.
     """
     feed = _Feed(_renderer(renderer), sinks)
+    stopped_by: StoppedBy = "end"
     await feed.open()
     try:
         async with aclosing(_each(events)) as source:
             async for event in source:
                 await feed.show(event)
                 if feed.is_unheard:
+                    stopped_by = "no_sink_left"
                     break
     finally:
         await feed.end()
     if strict and feed.errors:
         raise feed.errors[0].error
-    return feed.report()
+    return feed.report(stopped_by)
 
 
 def render_stream(
@@ -131,43 +135,37 @@ class _Feed:
         texts = _Texts()
         for lane in [*self._open]:
             text = texts.of(lane.renderer, event)
-            await self._try(lane, lane.sink.write_event(event, text))
+            await self._try(lane, lane.sink.write_event, event, text)
 
     async def end(self) -> None:
         tails = _Texts()
         for lane in [*self._open]:
             if tail := tails.of(lane.renderer, None):
-                await self._try(lane, lane.sink.write(tail))
+                await self._try(lane, lane.sink.write, tail)
         for lane in [*self._open]:
-            await self._try(lane, lane.sink.flush())
+            await self._try(lane, lane.sink.flush)
         await self._close()
 
-    def report(self) -> RenderReport:
+    def report(self, stopped_by: StoppedBy) -> RenderReport:
         return RenderReport(
-            events=self._events,
-            tools=self._tools,
-            sink_errors=tuple(self.errors),
-            stopped_by="no_sink_left" if self.is_unheard and self._waiting else "end",
+            events=self._events, tools=self._tools, sink_errors=tuple(self.errors), stopped_by=stopped_by
         )
 
-    async def _try(self, lane: _Lane, work: Coroutine[Any, Any, None]) -> None:
+    async def _try(self, lane: _Lane, step: Callable[P, Awaitable[None]], *args: P.args, **kwargs: P.kwargs) -> None:
         try:
-            await work
+            await step(*args, **kwargs)
         except Exception as error:
             self._failed(lane, error)
-            if lane in self._open:
-                self._open.remove(lane)
-                await self._close_one(lane, report=False)
+            self._open.remove(lane)
+            with suppress(Exception):  # what it failed with is told already
+                await lane.sink.close()
 
     async def _close(self) -> None:
         while self._open:
-            await self._close_one(self._open.pop(0), report=True)
-
-    async def _close_one(self, lane: _Lane, *, report: bool) -> None:
-        try:
-            await lane.sink.close()
-        except Exception as error:
-            if report:
+            lane = self._open.pop(0)
+            try:
+                await lane.sink.close()
+            except Exception as error:
                 self._failed(lane, error)
 
     def _failed(self, lane: _Lane, error: Exception) -> None:
@@ -176,7 +174,7 @@ class _Feed:
         self.errors.append(SinkError(name, error))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class _Lane:
     sink: Sink
     renderer: Renderer

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import io
 import os
-import re
 import stat
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -15,7 +14,7 @@ from typing import Any, Literal, TextIO
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.fields import timestamp_text
-from asm_core.rendering.ansi import strip_ansi
+from asm_core.rendering.ansi import harmless_json, strip_ansi
 from asm_core.rendering.text import first_present, payload, short_model, short_reason, truncate
 from asm_core.wire import dumps_text
 
@@ -123,7 +122,7 @@ class JSONLSink:
         """Only events are written."""
 
     async def write_event(self, event: Event, _text: str) -> None:
-        self._target.write(f"{_ascii_controls(dumps_text(self._line(event)))}\n")
+        self._target.write(f"{harmless_json(dumps_text(self._line(event)))}\n")
 
     async def flush(self) -> None:
         self._target.flush()
@@ -304,14 +303,6 @@ def takes(function: object, count: int) -> bool:
     except ValueError:  # written in C, without a signature
         return True
     return True
-
-
-_CONTROL = re.compile("[\x7f-\x9f]")
-
-
-def _ascii_controls(line: str) -> str:
-    """JSON may hold these as they are, but a terminal would obey them. The encoder has escaped the others."""
-    return _CONTROL.sub(lambda found: f"\\u{ord(found[0]):04x}", line)
 
 
 def _encodable(text: str, stream: TextIO) -> str:

@@ -126,6 +126,19 @@ def test_a_failing_sink_is_left_out_and_the_others_go_on(failing: str) -> None:
     assert good.events == SIMPLE and good.calls[-3:] == ["write", "flush", "close"]
     assert [(error.sink, str(error.error)) for error in report.sink_errors] == [("Told", f"{failing} failed")]
     assert bad.calls.count(failing) == 1 and bad.calls[-1] == "close"
+    assert report.stopped_by == "end"
+
+
+def test_a_sink_that_fails_before_it_waits_is_no_different() -> None:
+    """One whose method is a plain function."""
+
+    class Plain(Told):
+        def write_event(self, event: Event, text: str) -> None:  # type: ignore[override]
+            raise OSError("plain")
+
+    good = Told()
+    report = render_stream(SIMPLE, renderer="compact", sinks=[Plain(), good])
+    assert [str(error.error) for error in report.sink_errors] == ["plain"] and good.events == SIMPLE
 
 
 def test_a_failure_is_raised_in_the_end_on_request() -> None:

@@ -115,6 +115,12 @@ def test_text_during_a_tool_ends_its_line() -> None:
     assert said == ["  ◐ Reading one", "\n\n  hm", "\n  ✓ Read one (1 lines)\n"]
 
 
+def test_a_line_that_is_open_in_the_end_is_ended() -> None:
+    """Also when the reader was interrupted."""
+    assert shown(plain(), SIMPLE[:2]).endswith("Hello\n")
+    assert shown(plain(), SIMPLE).endswith("tools\n")
+
+
 def test_a_spinner_may_be_a_dot() -> None:
     assert plain(show_spinner=False).render_event(started("Read", path="x")) == "  ● Reading x\n"
 

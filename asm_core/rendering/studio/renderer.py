@@ -90,11 +90,11 @@ class StudioRenderer:
         return show(self, event, payload(event)) if show else self._other(event)
 
     def finish(self) -> str:
-        return self._break() if self._pending else ""
+        return self._break()
 
     def _run_started(self, event: Event, data: Data) -> str:
         self.running.clear()
-        self.tool_count, self.usage = 0, {}
+        self.tool_count, self.usage, self._said = 0, {}, False
         model = plain(first_present(data.get("model"), event.provider, "unknown"))
         return self._block(blue, INFO, f"{model} session started")
 
