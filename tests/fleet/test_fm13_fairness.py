@@ -18,7 +18,7 @@ async def test_long_queue_of_one_session_does_not_hold_up_another(fleet: Fleet) 
     crowded, calm = await fleet.session(max_concurrent_runs=2, max_queued_runs=200), await fleet.session()
     holders = [await fleet.submit(crowded, FOREVER) for _ in range(2)]
     for holder in holders:
-        await fleet.holder(holder)
+        await fleet.emitted(holder, "run_started")
     for _ in range(198):
         await fleet.submit(crowded, {"sleep_ms": 20})
     calm_run = await fleet.submit(calm, {"say": "me too"})
