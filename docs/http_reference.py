@@ -16,10 +16,10 @@ NO_BOUND = 2**62
 
 HEAD = """# HTTP
 
-JSON both ways. Failures are `application/problem+json`: `code`, `detail`, `retryable`, `details`; with `ASM_API_KEY` set,
-every route under `/v1` asks for `Authorization: Bearer …`. A running API serves this as `/docs` and `/openapi.json`, with the
-shape of every answer. `WS /v1/sessions/{session_id}/ws` is the event stream as a WebSocket, two-way.
-Written by `python docs/http_reference.py`.
+JSON both ways. Failures are `application/problem+json`: `code`, `detail`, `retryable`, `details`. With `ASM_API_KEY`
+set, every route under `/v1` asks for `Authorization: Bearer …`. A running API serves this as `/docs` and
+`/openapi.json`, with the shape of every answer. `WS /v1/sessions/{session_id}/ws` is the event stream as a WebSocket,
+two-way. Written by `python docs/http_reference.py`.
 """
 
 
