@@ -15,7 +15,8 @@ TARGET = Path(__file__).parent / "reference" / "cli.md"
 HEAD = """# The `asm` command
 
 Exit codes: 0 ok, 1 the run failed or the check found something, 2 usage, 3 a service cannot be reached, 130
-interrupted. `asm --install-completion` completes commands and options in your shell. Written by `python docs/cli_reference.py`.
+interrupted. `asm --install-completion` completes commands and options in your shell. Written by
+`python docs/cli_reference.py`.
 """
 
 
