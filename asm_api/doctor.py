@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from asm_core.config import Settings
+from asm_core.adapters.amp import CLI_PATH
+from asm_core.config import VENDOR_VARIABLES, Settings
 from asm_core.devprograms import find_postgres, find_redis
 from asm_core.domain.errors import AsmError
+from asm_core.optional import is_installed
+from asm_core.providers import EXTRAS
 
 MAX_SKEW_S = 1.0
+GIB = 1024**3
+MIN_FREE_BYTES = GIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,10 @@ def examine() -> list[Finding]:
         ("clock", "synchronise this machine's clock (NTP)", _clock),
         ("redis", "start Redis or set ASM_REDIS_URL; `asm dev` brings its own", _redis),
         ("broker", "set ASM_BROKER_URL to a reachable broker", _broker),
+        ("disk", "make room; agents and artifacts write there", _disk),
         ("postgres for dev", "", lambda _: _found(find_postgres)),
         ("redis for dev", "", lambda _: _found(find_redis)),
+        *((name, "", partial(_provider, name)) for name in VENDOR_VARIABLES),
     ]
     return [_finding(part, remedy, check, settings) for part, remedy, check in checks]
 
@@ -107,6 +117,26 @@ def _broker(settings: Settings) -> str:
     with build_app(settings).connection_for_write() as connection:
         connection.ensure_connection(max_retries=1, timeout=2)
         return str(connection.as_uri())
+
+
+def _disk(settings: Settings) -> str:
+    place = next(folder for folder in (settings.agents_folder, *settings.agents_folder.parents) if folder.exists())
+    free = shutil.disk_usage(place).free
+    if free < MIN_FREE_BYTES:
+        raise RuntimeError(f"{free / GIB:.2f} GiB free at {place}, less than {MIN_FREE_BYTES / GIB:.0f}")
+    return f"{free / GIB:.0f} GiB free at {place}"
+
+
+def _provider(name: str, settings: Settings) -> str:
+    """What this machine has for a provider; a fleet need not have all of them, so what lacks is no failure."""
+    lacks = []
+    if name in EXTRAS and not is_installed(EXTRAS[name]):
+        lacks.append(f"pip install 'agent-session-manager[{name}]'")
+    if name == "amp" and shutil.which(os.environ.get(CLI_PATH, "amp")) is None:
+        lacks.append(f"install Amp's command line, or name it in {CLI_PATH}")
+    if settings.provider_access(name).api_key is None:
+        lacks.append(f"set ASM_{name.upper()}_API_KEY or {VENDOR_VARIABLES[name]['api_key']}")
+    return f"not set up: {'; '.join(lacks)}" if lacks else "installed, with a key"
 
 
 def _found(find: Callable[[], Any]) -> str:

@@ -238,7 +238,14 @@ def test_doctor_finds_everything_in_order(dev: Dev) -> None:
     """Each part with a line; exit 0 when all is well, 1 with remedies when it is not."""
     found = dev.description
     env = {"ASM_DATABASE_URL": found["database_url"], "ASM_REDIS_URL": found["redis_url"]}
-    assert asm("doctor", env=env).returncode == 0
+    answer = asm("doctor", env=env | {"ASM_ANTHROPIC_API_KEY": "sk-ant-not-to-be-seen", "AMP_CLI_PATH": "/nowhere"})
+    assert answer.returncode == 0
+    lines = dict(re.findall(r"^ok   (.{18}) (.*)$", answer.stdout, re.MULTILINE))
+    told = {part.strip(): says for part, says in lines.items()}
+    assert told["anthropic"] == "installed, with a key"
+    assert "name it in AMP_CLI_PATH; set ASM_AMP_API_KEY" in told["amp"]
+    assert "GiB free" in told["disk"] and "alive" in told["workers"]
+    assert "not-to-be-seen" not in answer.stdout
     nothing = asm(
         "doctor", env={"ASM_DATABASE_URL": "postgresql://127.0.0.1:9/x", "ASM_REDIS_URL": "redis://127.0.0.1:9"}
     )
