@@ -40,6 +40,10 @@ class Belongings:
         modes = dict(_unusual_modes(root, {*files, *_parents([*files, *empty]), *empty}))
         return cls(True, ignored, empty, unborn, modes)
 
+    def ignores(self, path: str) -> bool:
+        """Whether the file was among the ignored ones, or in a folder that was."""
+        return not {path, *(f"{folder}/" for folder in _parents([path]))}.isdisjoint(self.ignored)
+
     def to_map(self) -> dict[str, Any]:
         if not self.is_known:
             return {}

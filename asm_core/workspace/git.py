@@ -272,7 +272,7 @@ class GitWorkspace:
     async def _restore(self, to: Snapshot, tree: str, guard: Snapshot) -> None:
         commit = to.metadata.get("commit")
         belongings = Belongings.from_map((await self._said_in(commit))["belongings"] if commit else {})
-        await self._restore_ignore_files(tree, guard)
+        await self._restore_ignore_files(tree, guard, belongings)
         await self._ignore_what_was_ignored(tree, belongings)
         changes, _ = await self._changes(await self._tree(), tree)
         await asyncio.to_thread(_remove, self._root, _created_repositories(changes, belongings))
@@ -285,14 +285,16 @@ class GitWorkspace:
             message = f"{self._root} could not be restored: something in it is still being changed, or cannot be"
             raise AsmError(ErrorCode.STORAGE_ERROR, message, details={"reason": "not_restored"})
 
-    async def _restore_ignore_files(self, tree: str, guard: Snapshot) -> None:
+    async def _restore_ignore_files(self, tree: str, guard: Snapshot, belongings: Belongings) -> None:
         changes, _ = await self._changes(tree, guard.ref)
         changed = [change for change in changes if PurePosixPath(change.path).name == ".gitignore"]
-        for change in changed:
-            if change.kind == "A":
-                (self._root / change.path).unlink()
-        old = [change.path for change in changed if change.kind != "A"]
-        if old:
+        new = [change.path for change in changed if change.kind == "A"]
+        if belongings.is_known:
+            hidden = ("ls-files", "-z", "-o", "-i", "--exclude-standard", "--", ":(glob)**/.gitignore")
+            new += [path for path in await self._shadow.names(*hidden) if not belongings.ignores(path)]
+        for path in new:
+            (self._root / path).unlink()
+        if old := [change.path for change in changed if change.kind != "A"]:
             await self._shadow.git("checkout", "-f", tree, "--", *old, GIT_LITERAL_PATHSPECS="1")
 
     async def _ignore_what_was_ignored(self, tree: str, belongings: Belongings) -> None:
