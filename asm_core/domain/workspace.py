@@ -14,7 +14,7 @@ from asm_core.domain.fields import parse_datetime, timestamp_text, to_jsonable
 from asm_core.domain.session import require_mapping, require_text
 
 DEFAULT_MAX_PATCH_BYTES = 1_048_576
-LARGEST_PATCH_BYTES = 16_777_216
+LARGEST_PATCH_BYTES = 4_194_304
 """A patch that is embedded travels in the run's row."""
 MAX_PATHS = 10_000
 """Names of changed files that a diff tells in its plain form."""
@@ -32,6 +32,10 @@ class Strategy(StrEnum):
 def _invalid(name: str, problem: str) -> AsmError:
     field_name = f"workspace.{name}"
     return AsmError(ErrorCode.VALIDATION_ERROR, f"{field_name} {problem}", details={"field": field_name})
+
+
+def _is_absolute(path: Any) -> bool:
+    return path is None or (isinstance(path, str) and PurePosixPath(path).is_absolute())
 
 
 def _only_known(name: str, value: Any, known: tuple[str, ...]) -> dict[str, Any]:
@@ -66,6 +70,9 @@ class Ignore:
         return {name: patterns for name, patterns in given.items() if patterns}
 
 
+NOTHING_IGNORED = Ignore()
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkspaceOptions:
     """
@@ -86,19 +93,19 @@ class WorkspaceOptions:
     """Of a patch kept with the run; where artifacts are kept, it is one of them, whole."""
     rollback_on_failure: bool = False
     """Whether a run that does not complete leaves the folder as it was; with git only."""
-    ignore: Ignore = Ignore()
+    ignore: Ignore = NOTHING_IGNORED
 
     def __post_init__(self) -> None:
         for name in ("enabled", "capture_patch", "rollback_on_failure"):
             if not isinstance(getattr(self, name), bool):
                 raise _invalid(name, "must be true or false")
-        if self.path is not None and not (isinstance(self.path, str) and PurePosixPath(self.path).is_absolute()):
+        if not _is_absolute(self.path):
             raise _invalid("path", f"must be an absolute path, not {self.path!r}")
         if self.strategy not in Strategy._value2member_map_:
             raise _invalid("strategy", f"must be one of {', '.join(Strategy)}, not {self.strategy!r}")
         object.__setattr__(self, "strategy", Strategy(self.strategy))
         most = self.max_patch_bytes
-        if not isinstance(most, int) or isinstance(most, bool) or not 0 <= most <= LARGEST_PATCH_BYTES:
+        if type(most) is not int or not 0 <= most <= LARGEST_PATCH_BYTES:
             raise _invalid("max_patch_bytes", f"must be from 0 to {LARGEST_PATCH_BYTES}, not {most!r}")
         if self.rollback_on_failure and self.strategy is Strategy.HASH:
             raise _invalid("rollback_on_failure", "needs git; hashes cannot restore anything")
@@ -123,7 +130,7 @@ NO_WORKSPACE = WorkspaceOptions()
 
 
 def check_trusted_workspace(options: WorkspaceOptions) -> None:
-    """Raises AsmError `forbidden`: a path of the submitter's choice is read, and rolled back, on the worker's machine."""
+    """Raises AsmError `forbidden`: a folder of the submitter's choice is read, and restored, on the worker's machine."""
     if options.path is not None:
         message = "workspace.path is open to trusted submitters only (ASM_TRUSTED_SUBMITTERS)"
         raise AsmError(ErrorCode.FORBIDDEN, message, details={"field": "workspace.path"})
@@ -210,12 +217,15 @@ class Diff:
     def to_map(self) -> dict[str, Any]:
         """Of very many paths the first ones; `files_changed` counts all."""
         names = {"added": self.added, "modified": self.modified, "deleted": self.deleted}
-        return to_jsonable(
-            self.summary()
-            | {name: paths[:MAX_PATHS] for name, paths in names.items()}
-            | {"backend": self.backend, "from_ref": self.from_ref, "to_ref": self.to_ref}
-            | {"patch": self.patch, "metadata": self.metadata}
-        )
+        return {
+            "backend": self.backend,
+            "from_ref": self.from_ref,
+            "to_ref": self.to_ref,
+            **self.summary(),
+            **{name: list(paths[:MAX_PATHS]) for name, paths in names.items()},
+            "patch": self.patch,
+            "metadata": to_jsonable(self.metadata),
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,14 +61,21 @@ class Belongings:
         for path in set(now.empty) - set(self.empty):
             _remove_empty(root, path, self.empty)
         for path in self.empty:
-            (root / path).mkdir(parents=True, exist_ok=True)
+            if _is_inside(root, path):
+                (root / path).mkdir(parents=True, exist_ok=True)
         usual = _UsualModes()
         for path in now.modes.keys() - self.modes.keys():
             with suppress(FileNotFoundError):
                 _change_mode(root / path, usual.of((root / path).lstat().st_mode))
         for path, mode in self.modes.items():
             with suppress(FileNotFoundError):
-                _change_mode(root / path, mode)
+                if _is_inside(root, path):
+                    _change_mode(root / path, mode)
+
+
+def _is_inside(root: Path, path: str) -> bool:
+    """This may have been written by an agent, and no link or `..` shall lead out of its folder."""
+    return (root / path).parent.resolve().is_relative_to(root)
 
 
 def _empty_below(root: Path, folder: str) -> Iterator[str]:

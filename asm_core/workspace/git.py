@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 from asm_core.clock import SystemClock, new_id
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import clean_text
-from asm_core.domain.workspace import Diff, Ignore, Rollback, Snapshot
+from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot
 from asm_core.workspace.belongings import Belongings
 from asm_core.workspace.ignoring import exclude_lines, literal_lines
 from asm_core.workspace.shadow import FILE_BITS, Shadow
@@ -64,7 +64,9 @@ class GitWorkspace:
 
     backend = "git"
 
-    def __init__(self, shadow: Shadow, path: str, keep_as: str, ignore: Ignore = Ignore(), *, exact: bool) -> None:
+    def __init__(
+        self, shadow: Shadow, path: str, keep_as: str, ignore: Ignore = NOTHING_IGNORED, *, exact: bool
+    ) -> None:
         self._shadow, self._root = shadow, shadow.repository.root
         self._path, self._ignore, self._exact = path, ignore, exact
         self._kept = REFS + keep_as
@@ -104,7 +106,8 @@ class GitWorkspace:
         found = await self._shadow.in_repository("rev-parse", "-q", "--verify", self._kept, accept=(0, 1))
         if not (commit := found.stdout.strip()):
             return None
-        return self._snapshot_of(commit, await self._said_in(commit))
+        said = await self._said_in(commit)
+        return self._snapshot_of(commit, {name: said[name] for name in ("path", "label", "captured_at", "metadata")})
 
     async def keep(self, snapshot: Snapshot) -> None:
         await self._shadow.in_repository("update-ref", self._kept, str(snapshot.metadata["commit"]))
@@ -120,8 +123,11 @@ class GitWorkspace:
 
     async def _said_in(self, commit: str) -> dict[str, Any]:
         text = (await self._shadow.git("cat-file", "commit", commit)).stdout
-        said: dict[str, Any] = loads(text.partition("\n\n")[2])
-        return said
+        try:
+            said: dict[str, Any] = loads(text.partition("\n\n")[2])
+            return said | {"belongings": Belongings.from_map(said["belongings"])}
+        except (ValueError, TypeError, KeyError) as cause:  # whoever works in the repository can write there, too
+            raise AsmError(ErrorCode.STORAGE_ERROR, f"the snapshot {commit} is not one of ours") from cause
 
     async def _stage(self) -> None:
         """The private index becomes what the working tree is."""
@@ -261,7 +267,7 @@ class GitWorkspace:
         guard = await self.snapshot("guard")
         try:
             await self._restore(to, tree, guard)
-        except AsmError:
+        except (AsmError, OSError):
             await self._shadow.git("read-tree", "--reset", "-u", guard.ref)
             raise
         if is_moved:
@@ -271,7 +277,7 @@ class GitWorkspace:
 
     async def _restore(self, to: Snapshot, tree: str, guard: Snapshot) -> None:
         commit = to.metadata.get("commit")
-        belongings = Belongings.from_map((await self._said_in(commit))["belongings"] if commit else {})
+        belongings: Belongings = (await self._said_in(commit))["belongings"] if commit else Belongings()
         await self._restore_ignore_files(tree, guard, belongings)
         await self._ignore_what_was_ignored(tree, belongings)
         changes, _ = await self._changes(await self._tree(), tree)
@@ -339,7 +345,7 @@ class GitWorkspace:
 
 
 def _parsed(tokens: Iterator[bytes]) -> tuple[list[Change], tuple[int, int]]:
-    """`:old_mode new_mode old new KIND`, path, …; then `insertions TAB deletions TAB path`, … (`-` for binary files)."""
+    """`:old_mode new_mode old new KIND`, path, …; then `insertions TAB deletions TAB path`, … (`-`: a binary file)."""
     changes, insertions, deletions = [], 0, 0
     for token in filter(None, tokens):
         if token.startswith(b":"):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from asm_core.clock import SystemClock
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import clean_text
-from asm_core.domain.workspace import Diff, Ignore, Rollback, Snapshot
+from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot
 from asm_core.workspace.ignoring import ignored_by
 
 ALWAYS_IGNORED = frozenset(
@@ -37,7 +37,7 @@ class HashWorkspace:
 
     backend = "hash"
 
-    def __init__(self, path: Path, ignore: Ignore = Ignore()) -> None:
+    def __init__(self, path: Path, ignore: Ignore = NOTHING_IGNORED) -> None:
         self._path = path
         self._is_ignored = ignored_by(ignore, ALWAYS_IGNORED)
 
@@ -81,8 +81,8 @@ class HashWorkspace:
         )
 
     async def read_patch(self, before: Snapshot, after: Snapshot) -> AsyncGenerator[bytes, None]:
-        for no_chunk in ():
-            yield no_chunk
+        return
+        yield b""
 
     async def rollback(self, to: Snapshot, *, allow_head_move: bool = False) -> Rollback:
         message = "a snapshot by hashes cannot be restored; use git"

@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory, gettempdir
 
 from asm_core.clock import new_id
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.workspace import Diff, Ignore, Rollback, Snapshot, Strategy, WorkspaceOptions
+from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot, Strategy, WorkspaceOptions
 from asm_core.ports.workspace import Workspace
 from asm_core.workspace.git import GitWorkspace
 from asm_core.workspace.hash import HashWorkspace
@@ -32,9 +32,9 @@ async def open_workspace(options: WorkspaceOptions, path: str, run_id: str) -> A
     """As of `ports.workspace.OpenWorkspace`."""
     folder = _existing(path)
     repository = None if options.strategy is Strategy.HASH else Repository.around(folder)
-    async with _alone(repository.root if repository else folder):
-        async with _opened(options, folder, repository, run_id) as workspace:
-            yield workspace
+    top = repository.root if repository else folder
+    async with _alone(top), _opened(options, folder, repository, run_id) as workspace:
+        yield workspace
 
 
 @asynccontextmanager
@@ -73,7 +73,7 @@ async def _alone(root: Path) -> AsyncIterator[None]:
     name = locks / sha256(os.fsencode(root)).hexdigest()
     lock = os.open(name, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        while not _locked(lock):
+        while not _locked(lock):  # noqa: ASYNC110 (the lock is another process's)
             await asyncio.sleep(TRY_AGAIN_S)
         yield
     finally:
@@ -90,7 +90,7 @@ def _locked(lock: int) -> bool:
 
 async def detect_backend(path: str) -> Strategy:
     """`git` inside of a repository that git can work with, else `hash`; `hash` also without git."""
-    folder = Path(path).expanduser().resolve()
+    folder = _existing(path)
     if Repository.around(folder) is None:
         return Strategy.HASH
     try:
@@ -112,7 +112,7 @@ async def backend_for_path(path: str, strategy: str = Strategy.AUTO) -> Strategy
 
 
 async def take_snapshot(
-    path: str, *, strategy: str = Strategy.AUTO, label: str | None = None, ignore: Ignore = Ignore()
+    path: str, *, strategy: str = Strategy.AUTO, label: str | None = None, ignore: Ignore = NOTHING_IGNORED
 ) -> Snapshot:
     """
     The folder as it is now. In git nothing points at it: it can be used until git collects its garbage (14 days).
@@ -142,8 +142,11 @@ async def rollback(to: Snapshot, *, allow_head_move: bool = False) -> Rollback:
 
 
 @asynccontextmanager
-async def _for_call(path: str, backend: Strategy, ignore: Ignore = Ignore()) -> AsyncIterator[Workspace]:
+async def _for_call(path: str, backend: Strategy, ignore: Ignore = NOTHING_IGNORED) -> AsyncIterator[Workspace]:
     exact = backend is Strategy.GIT
     options = WorkspaceOptions(strategy=backend, ignore=ignore, rollback_on_failure=exact)
-    async with open_workspace(options, path, new_id("call")) as workspace:
-        yield workspace
+    try:
+        async with open_workspace(options, path, new_id("call")) as workspace:
+            yield workspace
+    except OSError as cause:
+        raise AsmError(ErrorCode.STORAGE_ERROR, f"the workspace {path}: {cause}") from cause

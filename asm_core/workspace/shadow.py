@@ -96,9 +96,9 @@ async def git(args: Sequence[str], cwd: Path, env: dict[str, str], *, accept: Se
         AsmError: `storage_error` for any other exit; `dependency_not_available` without git.
     """
     settings = [part for setting in NEUTRAL for part in ("-c", setting)]
-    limits = {"timeout_ms": None, "max_output_bytes": MAX_LISTING_BYTES}
+    argv, whole_env = ["git", *settings, *args], clean_env(ENVIRONMENT | env)
     try:
-        done = await run_command(["git", *settings, *args], cwd=cwd, env=clean_env(ENVIRONMENT | env), **limits)
+        done = await run_command(argv, cwd=cwd, env=whole_env, timeout_ms=None, max_output_bytes=MAX_LISTING_BYTES)
     except AsmError as error:
         if error.details.get("reason") != "command_not_found":
             raise AsmError(ErrorCode.STORAGE_ERROR, f"git cannot run: {error.message}") from error
@@ -146,7 +146,11 @@ class Shadow:
         settings = await self._settings()
         self._make(object_format, _exclude_rules(self.repository, settings.get("core.excludesfile")))
         attributes = self.repository.common_dir / "info" / "attributes"
-        return attributes.is_file() or "core.attributesfile" in settings or settings.get("core.autocrlf", "false") != "false"
+        return (
+            attributes.is_file()
+            or "core.attributesfile" in settings
+            or settings.get("core.autocrlf", "false") != "false"
+        )
 
     async def _settings(self) -> dict[str, str]:
         """The user's own, read and not obeyed."""
@@ -161,7 +165,9 @@ class Shadow:
         for name in ("objects", "refs", "info"):
             (self.folder / name).mkdir()
         (self.folder / "HEAD").write_text("ref: refs/heads/none\n")
-        version, extension = (0, "") if object_format == "sha1" else (1, f"[extensions]\nobjectFormat={object_format}\n")
+        version, extension = (
+            (0, "") if object_format == "sha1" else (1, f"[extensions]\nobjectFormat={object_format}\n")
+        )
         (self.folder / "config").write_text(f"[core]\nrepositoryFormatVersion={version}\nbare=false\n{extension}")
         (self.folder / "info" / "attributes").write_text(ATTRIBUTES)
         self.excludes.write_text(excludes, errors="surrogateescape")

@@ -139,7 +139,13 @@ async def test_nothing_that_the_repository_says_is_executed(root: Path, tmp_path
     """Hooks, filters, monitors and drivers belong to whoever may write there: the agent."""
     mark = tmp_path / "executed"
     evil = f"sh -c 'touch {mark}; cat'"
-    for setting in ("filter.evil.clean", "filter.evil.smudge", "core.fsmonitor", "diff.evil.command", "diff.evil.textconv"):
+    for setting in (
+        "filter.evil.clean",
+        "filter.evil.smudge",
+        "core.fsmonitor",
+        "diff.evil.command",
+        "diff.evil.textconv",
+    ):
         run_git(root, "config", setting, evil)
     write(root, {".gitattributes": "* filter=evil diff=evil\n", "tracked.txt": "two\n"})
     hooks = [root / ".git" / "hooks" / name for name in ("post-index-change", "reference-transaction", "post-checkout")]
@@ -219,9 +225,8 @@ async def test_a_patch_over_the_cap_is_left_out_and_can_still_be_read_whole(root
 async def test_snapshots_of_different_things_do_not_compare(root: Path, tmp_path: Path) -> None:
     """spec/05 check 93."""
     other = a_repository(tmp_path / "other")
-    here, there, hashed = (
-        await take_snapshot(str(root)), await take_snapshot(str(other)), await take_snapshot(str(root), strategy="hash"),
-    )  # fmt: skip
+    here, there = await take_snapshot(str(root)), await take_snapshot(str(other))
+    hashed = await take_snapshot(str(root), strategy="hash")
     for pair in ((here, there), (here, hashed)):
         assert (await refusal(diff(*pair))).code is ErrorCode.VALIDATION_ERROR
 
@@ -277,7 +282,9 @@ async def test_changed_ignore_rules_neither_hide_nor_expose(root: Path) -> None:
     files = tree_of(root)
     async with opened(root) as workspace:
         before = await workspace.snapshot()
-        write(root, {".gitignore": "!.env\n/hidden\nmine.txt\n", "hidden": "x", "mine.txt": "x", "sub/.gitignore": "*\n"})
+        write(
+            root, {".gitignore": "!.env\n/hidden\nmine.txt\n", "hidden": "x", "mine.txt": "x", "sub/.gitignore": "*\n"}
+        )
         write(root, {"sub/also_hidden": "x"})
         (root / "venv/.gitignore").unlink()
         await workspace.rollback(before)
