@@ -130,7 +130,7 @@ NO_WORKSPACE = WorkspaceOptions()
 
 
 def check_trusted_workspace(options: WorkspaceOptions) -> None:
-    """Raises AsmError `forbidden`: a folder of the submitter's choice is read, and restored, on the worker's machine."""
+    """Raises AsmError `forbidden`: a folder of the submitter's choice is read and restored on the worker."""
     if options.path is not None:
         message = "workspace.path is open to trusted submitters only (ASM_TRUSTED_SUBMITTERS)"
         raise AsmError(ErrorCode.FORBIDDEN, message, details={"field": "workspace.path"})

@@ -55,7 +55,7 @@ def act(root: Path, action: tuple[str, str, str, bytes]) -> None:
         return
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(users=ACTIONS, agents=ACTIONS)
 def test_a_rollback_undoes_whatever_was_done(users: list[Any], agents: list[Any]) -> None:
     """Tree, index, HEAD, stash and ignored files are what they were; what was created is gone."""
