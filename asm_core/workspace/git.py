@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-from collections.abc import AsyncGenerator, Coroutine, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import timedelta
 from json import dumps, loads
 from pathlib import Path, PurePosixPath
@@ -27,7 +26,7 @@ from asm_core.domain.fields import clean_text
 from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot
 from asm_core.workspace.belongings import Belongings
 from asm_core.workspace.ignoring import exclude_lines, literal_lines
-from asm_core.workspace.shadow import FILE_BITS, Shadow
+from asm_core.workspace.shadow import NESTED, Shadow, together
 
 REFS = "refs/asm/snapshots/"
 KEPT_FOR = timedelta(days=14)
@@ -35,6 +34,8 @@ KEPT_FOR = timedelta(days=14)
 NOT_BORN = "does not have a commit checked out"
 PLAIN_TAGS = frozenset("HM")
 """Of index entries whose files git looks at: no assume-unchanged, no skip-worktree."""
+IGNORED = ("--porcelain", "-z", "--no-renames", "--ignore-submodules=all", "-uall", "--ignored=matching")
+"""What a rule names, a folder as a whole; not a folder for what is in it."""
 READ_SIZE = 65_536
 
 
@@ -43,6 +44,14 @@ class Head(NamedTuple):
     commit: str | None
     tree: str | None
     """None, both, before the first commit."""
+
+
+class Entry(NamedTuple):
+    """Of an index."""
+
+    tag: str
+    mode: str
+    path: str
 
 
 class Change(NamedTuple):
@@ -81,8 +90,10 @@ class GitWorkspace:
     # Snapshots
 
     async def snapshot(self, label: str | None = None) -> Snapshot:
-        await self._stage()
-        tree, head, belongings = await _together(self._tree(), self._head(), self._belongings())
+        _, head = await together(self._stage(), self._head())
+        if head.commit:
+            self._shadow.head.write_text(f"{head.commit}\n")  # so that it lists no more than the differences
+        tree, belongings = await together(self._tree(), self._belongings())
         dirty = tree != head.tree
         said = {
             "path": self._path,
@@ -131,8 +142,7 @@ class GitWorkspace:
 
     async def _stage(self) -> None:
         """The private index becomes what the working tree is."""
-        is_first = not self._shadow.index.exists()
-        trusted = is_first and await self._seed()
+        trusted = not self._shadow.index.exists() and await self._seed()
         await self._add_all()
         if trusted and await self._shadow.names("ls-files", "-z", "--", ":(glob)**/.gitattributes"):
             self._distrust_index()
@@ -148,23 +158,32 @@ class GitWorkspace:
         if not self._shadow.user_index.exists():
             return False
         await asyncio.to_thread(shutil.copy2, self._shadow.user_index, self._shadow.index)
-        listed = await self._shadow.git("ls-files", "-v", "-z", accept=range(256))
-        tags = {entry[0] for entry in listed.stdout.split("\0") if entry}
-        if listed.exit_code or listed.stdout_truncated or not tags <= PLAIN_TAGS:
+        try:
+            is_plain = {entry.tag for entry in await self._entries()} <= PLAIN_TAGS
+        except AsmError:  # one that only its own folder can complete
+            is_plain = False
+        if not is_plain:
             self._shadow.index.unlink()
             head = await self._head()
             if head.commit:
                 await self._shadow.git("read-tree", head.commit)
-            return False
-        if self._converts:
+        elif self._converts:
             self._distrust_index()
-        return not self._converts
+        return is_plain and not self._converts
 
     def _distrust_index(self) -> None:
         """To git each file is younger than this index, so that it reads them all."""
         os.utime(self._shadow.index, (1, 1))
 
+    async def _entries(self) -> list[Entry]:
+        """Of the private index."""
+        listed = await self._shadow.names("ls-files", "-s", "-v", "-z")
+        return [Entry(line[0], line[2:8], line.partition("\t")[2]) for line in listed]
+
     async def _add_all(self) -> None:
+        """Nested repositories as if they were new: of one that it knows, git would ask more than its HEAD."""
+        if nested := [entry.path for entry in await self._entries() if entry.mode == NESTED]:
+            await self._shadow.git("update-index", "--force-remove", "--", *nested)
         done = await self._shadow.git("add", "-A", "--ignore-errors", accept=(0, 1))
         errors = [line for line in done.stderr.splitlines() if line.startswith(("error:", "fatal:"))]
         if bad := [line for line in errors if NOT_BORN not in line]:
@@ -188,12 +207,14 @@ class GitWorkspace:
     async def _belongings(self) -> Belongings:
         if not self._exact:
             return Belongings()
-        files, others, ignored = await _together(
+        files, others, ignored = await together(
             self._shadow.names("ls-files", "-z"),
             self._shadow.names("ls-files", "-z", "-o", "--directory", "--exclude-standard"),
-            self._shadow.names("ls-files", "-z", "-o", "-i", "--directory", "--exclude-standard"),
+            self._shadow.names("status", *IGNORED),
         )
-        return await asyncio.to_thread(Belongings.of, self._root, files, others, ignored)
+        return await asyncio.to_thread(
+            Belongings.of, self._root, files, others, [line[3:] for line in ignored if line.startswith("!! ")]
+        )
 
     # Differences
 
@@ -368,8 +389,8 @@ def _created_repositories(changes: Sequence[Change], belongings: Belongings) -> 
     Raises:
         AsmError: `invalid_operation`, naming one that has changed.
     """
-    created = [change.path for change in changes if change.old_mode == FILE_BITS != change.new_mode]
-    lost = [change.path for change in changes if change.new_mode == FILE_BITS]
+    created = [change.path for change in changes if change.old_mode == NESTED != change.new_mode]
+    lost = [change.path for change in changes if change.new_mode == NESTED]
     if lost := [*lost, *(path for path in created if path in belongings.unborn)]:
         message = f"the nested repository {clean_text(lost[0])} has changed; it must be restored by itself"
         raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"reason": "nested_repository"})
@@ -379,15 +400,3 @@ def _created_repositories(changes: Sequence[Change], belongings: Belongings) -> 
 def _remove(root: Path, paths: Sequence[str]) -> None:
     for path in paths:
         shutil.rmtree(root / path)
-
-
-async def _together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
-    """All of them at once; none outlives the call."""
-    tasks = [asyncio.create_task(work) for work in works]
-    try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        with suppress(asyncio.CancelledError):
-            await asyncio.gather(*tasks, return_exceptions=True)

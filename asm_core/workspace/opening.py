@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import os
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import sha256
@@ -20,9 +21,10 @@ from asm_core.clock import new_id
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot, Strategy, WorkspaceOptions
 from asm_core.ports.workspace import Workspace
+from asm_core.process import clean_env
 from asm_core.workspace.git import GitWorkspace
 from asm_core.workspace.hash import HashWorkspace
-from asm_core.workspace.shadow import Repository, Shadow, git
+from asm_core.workspace.shadow import Repository, Shadow
 
 TRY_AGAIN_S = 0.05
 
@@ -91,15 +93,8 @@ def _locked(lock: int) -> bool:
 async def detect_backend(path: str) -> Strategy:
     """`git` inside of a repository that git can work with, else `hash`; `hash` also without git."""
     folder = _existing(path)
-    if Repository.around(folder) is None:
-        return Strategy.HASH
-    try:
-        await git(["--version"], folder, {})
-    except AsmError as error:
-        if error.code is not ErrorCode.DEPENDENCY_NOT_AVAILABLE:
-            raise
-        return Strategy.HASH
-    return Strategy.GIT
+    has_git = shutil.which("git", path=clean_env().get("PATH")) is not None
+    return Strategy.GIT if has_git and Repository.around(folder) else Strategy.HASH
 
 
 async def backend_for_path(path: str, strategy: str = Strategy.AUTO) -> Strategy:

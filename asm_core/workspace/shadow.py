@@ -7,17 +7,22 @@ private folder (settings, attributes, excludes and index are ours) that shares n
 objects. The repository's own folder is opened for three things only: to read HEAD, to read which files are ignored, and
 to write refs below `refs/asm/`, with hooks off.
 
+A nested repository is its HEAD, and git is never asked for more: to look for changes in it, it would start another git
+there, which obeys.
+
 No conversion applies (line ends, filters, encodings): a blob is a file's bytes, so that what is restored is what was
 there.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.process import CommandResult, clean_env, run_command
@@ -45,7 +50,7 @@ MAX_LISTING_BYTES = 256 * 1024 * 1024
 """Of a list of file names."""
 MAX_SAID = 2_000
 """Characters of git's own words in an error."""
-FILE_BITS = "160000"
+NESTED = "160000"
 """Mode of a nested repository in a tree."""
 
 
@@ -126,6 +131,10 @@ class Shadow:
         return self.folder / "index"
 
     @property
+    def head(self) -> Path:
+        return self.folder / "HEAD"
+
+    @property
     def user_index(self) -> Path:
         """As the repository's own was when this began."""
         return self.folder / "user-index"
@@ -142,9 +151,9 @@ class Shadow:
         Raises:
             AsmError: `storage_error`: git does not take this for a repository.
         """
-        object_format = (await self.in_repository("rev-parse", "--show-object-format")).stdout.strip()
-        settings = await self._settings()
-        self._make(object_format, _exclude_rules(self.repository, settings.get("core.excludesfile")))
+        found, settings = await together(self.in_repository("rev-parse", "--show-object-format"), self._settings())
+        excludes = _exclude_rules(self.repository, settings.get("core.excludesfile"))
+        await asyncio.to_thread(self._make, found.stdout.strip(), excludes)
         attributes = self.repository.common_dir / "info" / "attributes"
         return (
             attributes.is_file()
@@ -164,7 +173,7 @@ class Shadow:
     def _make(self, object_format: str, excludes: str) -> None:
         for name in ("objects", "refs", "info"):
             (self.folder / name).mkdir()
-        (self.folder / "HEAD").write_text("ref: refs/heads/none\n")
+        self.head.write_text("ref: refs/heads/none\n")
         version, extension = (
             (0, "") if object_format == "sha1" else (1, f"[extensions]\nobjectFormat={object_format}\n")
         )
@@ -194,6 +203,17 @@ class Shadow:
         """With the repository's own folder: HEAD and refs. Raises as `git`."""
         env = {"GIT_DIR": str(self.repository.git_dir), "GIT_WORK_TREE": str(self.repository.root)}
         return await git(args, self.repository.root, env, accept=accept)
+
+
+async def together(*works: Coroutine[Any, Any, Any]) -> list[Any]:
+    """All of them at once; none outlives the call."""
+    tasks = [asyncio.create_task(work) for work in works]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _exclude_rules(repository: Repository, users: str | None) -> str:

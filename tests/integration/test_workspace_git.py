@@ -137,7 +137,7 @@ async def test_a_linked_working_tree_and_a_subfolder(root: Path) -> None:
 
 async def test_nothing_that_the_repository_says_is_executed(root: Path, tmp_path: Path) -> None:
     """Hooks, filters, monitors and drivers belong to whoever may write there: the agent."""
-    mark = tmp_path / "executed"
+    mark, nested = tmp_path / "executed", a_repository(root / "nested")
     evil = f"sh -c 'touch {mark}; cat'"
     for setting in (
         "filter.evil.clean",
@@ -147,7 +147,9 @@ async def test_nothing_that_the_repository_says_is_executed(root: Path, tmp_path
         "diff.evil.textconv",
     ):
         run_git(root, "config", setting, evil)
-    write(root, {".gitattributes": "* filter=evil diff=evil\n", "tracked.txt": "two\n"})
+        run_git(nested, "config", setting, evil)
+    for repository in (root, nested):
+        write(repository, {".gitattributes": "* filter=evil diff=evil\n", "tracked.txt": "two\n"})
     hooks = [root / ".git" / "hooks" / name for name in ("post-index-change", "reference-transaction", "post-checkout")]
     for hook in hooks:
         hook.write_text(f"#!/bin/sh\ntouch {mark}\n")
@@ -155,7 +157,7 @@ async def test_nothing_that_the_repository_says_is_executed(root: Path, tmp_path
     async with opened(root) as workspace:
         before = await workspace.snapshot("before")
         await workspace.keep(before)
-        write(root, {"tracked.txt": "three\n"})
+        write(root, {"tracked.txt": "three\n", "nested/tracked.txt": "three\n"})
         await workspace.diff(before, await workspace.snapshot(), capture_patch=True)
         await workspace.rollback(before)
         await workspace.let_go()
@@ -239,6 +241,7 @@ async def test_a_rollback_restores_a_dirty_folder_exactly(root: Path) -> None:
     write(root, {".gitignore": "*.log\nbuild/\n", "staged.txt": "s\n", "untracked.txt": "u\n", "ignored.log": "i\n"})
     write(root, {"secret.env": "s\n", "run.sh": "#!/bin/sh\n"})
     (root / "empty/inner").mkdir(parents=True)
+    write(root, {"only/ignored.log": "i\n"})
     (root / "secret.env").chmod(0o600)
     (root / "run.sh").chmod(0o755)
     (root / "link").symlink_to("tracked.txt")
@@ -247,7 +250,7 @@ async def test_a_rollback_restores_a_dirty_folder_exactly(root: Path) -> None:
     async with opened(root) as workspace:
         before = await workspace.snapshot("before")
         write(root, {"tracked.txt": "x", "staged.txt": "x", "untracked.txt": "x", "secret.env": "x", "fresh/a/b": "x"})
-        write(root, {"empty/inner/file": "x"})
+        write(root, {"empty/inner/file": "x", "only/fresh": "x"})
         (root / "src/deep/code.py").unlink()
         (root / "run.sh").chmod(0o644)
         (root / "link").unlink()
