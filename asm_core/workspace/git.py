@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -31,6 +32,9 @@ from asm_core.workspace.shadow import NESTED, Shadow, together
 REFS = "refs/asm/snapshots/"
 KEPT_FOR = timedelta(days=14)
 """What a process that died has left, as git keeps what nothing points at."""
+OBJECT_ID = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+"""What git is given as one: who works in the repository can make up snapshots, but no options of git."""
+BRANCH = "ref: refs/heads/"
 NOT_BORN = "does not have a commit checked out"
 PLAIN_TAGS = frozenset("HM")
 """Of index entries whose files git looks at: no assume-unchanged, no skip-worktree."""
@@ -274,6 +278,9 @@ class GitWorkspace:
             if (snapshot.backend, snapshot.path) != (self.backend, self._path):
                 message = f"a snapshot by {snapshot.backend} of {snapshot.path} is none by git of {self._path}"
                 raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "snapshot"})
+            if not all(map(OBJECT_ID.fullmatch, (snapshot.ref, str(snapshot.metadata.get("commit", snapshot.ref))))):
+                message = f"a snapshot by git refers to a commit, not to {snapshot.ref!r}"
+                raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "snapshot"})
 
     # Rollback
 
@@ -333,14 +340,14 @@ class GitWorkspace:
 
     async def _move_head(self, was: Mapping[str, Any]) -> None:
         """Back to its branch, and the branch to its commit; other branches stay where they are."""
-        text, commit = str(was["head"]), was["head_ref"]
-        branch = text.removeprefix("ref: ")
-        if branch != text:
-            await self._shadow.in_repository("symbolic-ref", "HEAD", branch)
-        update = ("update-ref", "--no-deref", "HEAD" if branch == text else branch)
-        await self._shadow.in_repository(*update, commit) if commit else await self._shadow.in_repository(
-            "update-ref", "-d", branch
-        )
+        text, commit = str(was.get("head")), was["head_ref"]
+        if text.startswith(BRANCH):
+            place = text.removeprefix("ref: ")
+            await self._shadow.in_repository("symbolic-ref", "HEAD", place)
+        else:
+            place = "HEAD"
+        change = ("--no-deref", place, str(commit)) if commit else ("-d", place)
+        await self._shadow.in_repository("update-ref", *change)
 
     def _restore_index(self) -> None:
         """The repository's own, where it has changed since this workspace was opened."""

@@ -76,10 +76,10 @@ class Repository:
     @property
     def head_text(self) -> str:
         """Which branch is checked out, or which commit."""
-        try:
-            return (self.git_dir / "HEAD").read_text().strip()
-        except (OSError, UnicodeDecodeError) as cause:
-            raise AsmError(ErrorCode.STORAGE_ERROR, f"the repository {self.root} has no HEAD") from cause
+        head = self.git_dir / "HEAD"
+        if not head.is_file():
+            raise AsmError(ErrorCode.STORAGE_ERROR, f"the repository {self.root} has no HEAD")
+        return head.read_text(errors="replace").strip()
 
 
 def _git_dir(entry: Path) -> Path | None:

@@ -18,9 +18,7 @@ async def test_a_workers_run_is_compared_rolled_back_and_taken_over(fleet: Fleet
     a run whose worker is killed the next attempt restores what was there before the first.
     """
     root, started = a_repository(tmp_path / "repository"), tmp_path / "started"
-    [victim] = await fleet.start(
-        1, ASM_ARTIFACTS_URL=(tmp_path / "artifacts").as_uri(), ASM_TRUSTED_SUBMITTERS=1
-    )
+    [victim] = await fleet.start(1, ASM_ARTIFACTS_URL=(tmp_path / "artifacts").as_uri(), ASM_TRUSTED_SUBMITTERS=1)
     session = await fleet.session()
     fleet.follow(session)
     workspace = {"enabled": True, "path": str(root), "rollback_on_failure": True}

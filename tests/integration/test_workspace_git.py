@@ -363,20 +363,6 @@ async def test_a_submodule_is_seen_by_its_commit(root: Path, tmp_path: Path) -> 
     assert (await diff(before, await take_snapshot(str(root)))).modified == ("lib",)
 
 
-async def test_a_rollback_that_does_not_hold_puts_back_what_it_found(root: Path, tmp_path: Path) -> None:
-    """spec/05 check 99: here the files' folder cannot be written."""
-    if os.getuid() == 0:
-        pytest.skip("root may write everywhere")
-    before = await take_snapshot(str(root))
-    write(root, {"tracked.txt": "x", "src/deep/code.py": "y"})
-    changed = tree_of(root)
-    (root / "src/deep").chmod(0o500)
-    error = await refusal(rollback(before))
-    (root / "src/deep").chmod(0o755)
-    assert error.code is ErrorCode.STORAGE_ERROR
-    assert tree_of(root).keys() == changed.keys()
-
-
 # What survives a process
 
 
@@ -398,6 +384,16 @@ async def test_what_is_kept_survives_garbage_collection_and_is_found_again(root:
         assert await workspace.earlier() is None
     assert tree_of(root) == files
     assert "refs/asm" not in run_git(root, "for-each-ref")
+
+
+async def test_snapshots_that_others_made_up_are_refused(root: Path, tmp_path: Path) -> None:
+    """Whoever works in the repository can write below refs/asm, too: nothing there becomes an option of git."""
+    made_up = Snapshot.from_map((await take_snapshot(str(root))).to_map() | {"ref": f"--output={tmp_path / 'x'}"})
+    for call in (diff(made_up, made_up), rollback(made_up)):
+        assert (await refusal(call)).code is ErrorCode.VALIDATION_ERROR
+    run_git(root, "update-ref", "refs/asm/snapshots/run_1", "HEAD")
+    async with opened(root) as workspace:
+        assert (await refusal(workspace.earlier())).code is ErrorCode.STORAGE_ERROR
 
 
 async def test_what_dead_processes_kept_is_swept_by_age(root: Path) -> None:

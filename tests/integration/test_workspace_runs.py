@@ -15,12 +15,14 @@ from asm_core.config import RunLimits
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.run import Run
+from asm_core.domain.workspace import Snapshot
 from asm_core.library import open_manager, open_store
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.submit import RunRequest
 from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.provider import Completion, Execution, RawEvent
 from asm_core.stores.artifacts.file import FileArtifactStore
+from asm_core.workspace.opening import rollback
 from tests.builders import eventually
 from tests.fixtures.repositories import a_repository, run_git, state_of, tree_of, write
 
@@ -221,6 +223,10 @@ async def test_a_rollback_that_is_refused_is_told_beside_the_providers_error(roo
     told_of = run.metadata["workspace"]["rollback"]
     assert (told_of["restored"], told_of["error"]["details"]["reason"]) == (False, "head_moved")
     assert f"refs/asm/snapshots/{run.id}" in run_git(root, "for-each-ref")
+    assert run.output is not None
+    await rollback(Snapshot.from_map(run.output["workspace"]["before_snapshot"]), allow_head_move=True)
+    assert (root / "tracked.txt").read_text() == "one\n"
+    assert run_git(root, "rev-parse", "HEAD").strip() == run.metadata["workspace"]["before_ref"]
 
 
 @pytest.mark.parametrize("how", ["cancelled", "interrupted", "timed out"])
