@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo dev test check format fleet bench clean
+.PHONY: help venv demo dev test check format fleet live bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -23,7 +23,7 @@ dev: $(VENV)/.flower ## run everything on this machine until interrupted (ARGS="
 	@$(BIN)/asm dev $(ARGS)
 
 test: $(VENV)/.test ## all tests against a real Postgres and Redis
-	@$(PYTEST) $(ARGS)
+	@$(PYTEST) -n 2 --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, strict types, import contracts, deployment files
 	$(BIN)/ruff format --check .
@@ -38,6 +38,9 @@ format: $(VENV)/.dev ## put the code into its standard form
 
 fleet: $(VENV)/.test ## chaos at full length: kills, freezes, outages (ROUNDS=30)
 	@ASM_FLEET_ROUNDS=$(or $(ROUNDS),30) $(PYTEST) -s tests/fleet $(ARGS)
+
+live: $(VENV)/.test ## each provider against its real service, where its key is set (ARGS="anthropic claude")
+	@$(BIN)/python -m tests.live $(ARGS)
 
 bench: $(VENV)/.test ## measure: each benchmark prints JSON with our figure beside its limit
 	@for file in benchmarks/[a-z]*.py; do echo "== $$file"; $(BIN)/python $$file $(ARGS) || exit 1; done

@@ -14,13 +14,15 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from asm_api.cli.events import EventPrinter
+from asm_api.cli.events import event_of, wants_color
 from asm_api.client import AsyncAsmClient
 from asm_api.dev import POLL_S, DevOptions, Stack, free_port
+from asm_core.domain.event import Event
+from asm_core.rendering import LinesRenderer, TTYSink, arender_stream
 from asm_core.stores.sql.verify import verify_database
 
 DEADLINE_S = 120.0
@@ -145,10 +147,13 @@ class _Demo:
         return str(session["id"])
 
     async def _follow(self, label: str, session: str) -> None:
-        printer = EventPrinter(f"{label:<10}")
-        async for event in self._api.follow(session, types=_SHOWN, until_idle=False):
-            printer.show(event)
-            if event["type"] == "session_completed":
+        renderer = LinesRenderer(label=f"{label:<10}", color=wants_color())
+        await arender_stream(self._events(session), renderer=renderer, sinks=[TTYSink()])
+
+    async def _events(self, session: str) -> AsyncIterator[Event]:
+        async for row in self._api.follow(session, types=_SHOWN, until_idle=False):
+            yield event_of(row)
+            if row["type"] == "session_completed":
                 return
 
     async def _said(self, session: str, run_id: str) -> None:

@@ -318,7 +318,8 @@ class Settings(BaseSettings, LibraryOptions):
     provider_retry_max_wait_ms: int = Field(30_000, ge=0)
     """The longest wait before such a repetition; a provider that asks for more fails the run at once."""
     tools: list[str] = []
-    """What models of the plain APIs may call in the worker's process: `module:attribute` of functions or tools."""
+    """What models of the plain APIs and Claude may call in the worker's process: `module:attribute` of functions or
+    tools."""
     workspace_timeout_ms: int = Field(20_000, ge=1)
     """For the snapshot of a run's workspace before it, for snapshot and diff after it, and for its rollback, each."""
     agents_dir: Path = Path("~/.asm/agents")

@@ -81,9 +81,14 @@ def _scripted(settings: Settings) -> ProviderAdapter:
 
 def _claude(settings: Settings) -> ProviderAdapter:
     from asm_core.adapters.claude import ClaudeAdapter
+    from asm_core.tools import NamedTools
 
-    prices = PriceList(parse_price_table(settings.pricing_table))
-    return ClaudeAdapter(AgentFolders(settings.agents_folder), settings.provider_access("claude"), prices=prices)
+    return ClaudeAdapter(
+        AgentFolders(settings.agents_folder),
+        settings.provider_access("claude"),
+        prices=PriceList(parse_price_table(settings.pricing_table)),
+        tools=NamedTools(settings.tools),
+    )
 
 
 def _codex(settings: Settings) -> ProviderAdapter:

@@ -18,13 +18,25 @@ from __future__ import annotations
 import asyncio
 import base64
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, MutableMapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import (
+    AsyncGenerator,
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Iterator,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.provider_options import ProviderOptions
 from asm_core.domain.redaction import REDACTOR, Redactor
+from asm_core.ports.provider import Completion, Execution, ProviderAdapter, RawEvent, Recordable
 from asm_core.wire import dumps, loads
 
 VERSION = 1
@@ -39,6 +51,7 @@ KEPT_HEADERS = ("content-type", "retry-after", "retry-after-ms", "request-id", "
 NOT_PASSED_ON = ("host", "connection", "content-length", "transfer-encoding", "accept-encoding")
 """Of requests: these are each connection's own, and answers come as they are."""
 
+Item = RawEvent | Completion
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -80,6 +93,65 @@ class Recording:
             return cls(header["provider"], [_exchange(line) for line in lines])
         except (ValueError, KeyError, TypeError, IndexError) as cause:
             raise AsmError(ErrorCode.VALIDATION_ERROR, f"this is no recording: {cause}") from cause
+
+
+class RecordingAdapter:
+    """
+    An adapter for one run, which is recorded; the recording is kept among the files of the provider's session, under
+    the name that the run's output tells as `recording`.
+
+    Raises:
+        AsmError: `capability_not_supported`: the provider has no server to listen to.
+    """
+
+    def __init__(self, inner: ProviderAdapter, redactor: Redactor = REDACTOR) -> None:
+        if not isinstance(inner, Recordable):
+            message = f"the provider {inner.name} cannot be recorded: it asks no server"
+            raise AsmError(ErrorCode.CAPABILITY_NOT_SUPPORTED, message, details={"field": "provider_options.record"})
+        self._inner, self._recordable, self._redactor = inner, inner, redactor
+        self._recording = Recording(inner.name)  # of repeated requests, too
+
+    @property
+    def name(self) -> str:
+        return self._inner.name
+
+    def capabilities(self) -> Sequence[Capability]:
+        return self._inner.capabilities()
+
+    def validate_input(self, value: Mapping[str, Any]) -> None:
+        self._inner.validate_input(value)
+
+    def validate_options(self, options: ProviderOptions) -> None:
+        self._inner.validate_options(options)
+
+    async def execute(self, execution: Execution) -> AsyncGenerator[Item, None]:
+        name = f"recordings/{execution.run.id}-{execution.attempt}.jsonl"
+        try:
+            async with (
+                recorded(self._recordable.server, self._recording) as url,
+                self._asking(url, execution) as items,
+            ):
+                async for item in items:
+                    if isinstance(item, Completion):
+                        item = replace(item, output={**item.output, "recording": name})
+                    yield item
+        finally:
+            if execution.files is not None:
+                await execution.files.save(name, self._recording.to_bytes(self._redactor))
+
+    @asynccontextmanager
+    async def _asking(
+        self, url: str, execution: Execution
+    ) -> AsyncIterator[AsyncGenerator[RawEvent | Completion, None]]:
+        asking = self._recordable.at(url)
+        try:
+            async with aclosing(asking.execute(execution)) as items:
+                yield items
+        finally:
+            await asking.aclose()
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 @asynccontextmanager

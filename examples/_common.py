@@ -19,6 +19,17 @@ from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, Prov
 
 MEMORY = "memory://"
 
+TOOL_USE: dict[str, Any] = {
+    "script": [
+        {"say": "Let me look.", "chunks": 2, "delay_ms": 20},
+        {"tool": {"name": "Read", "input": {"path": "README.md"}, "output": "# ASM\nruns agents"}, "delay_ms": 200},
+        {"tool": {"name": "bash", "input": {"command": "make test"}, "output": "2 passed"}, "delay_ms": 200},
+        {"say": "It runs agents.", "chunks": 2, "delay_ms": 20},
+        {"usage": {"input_tokens": 50, "output_tokens": 45}},
+    ]
+}
+"""A run's input: it talks, uses two tools, and talks again."""
+
 
 class Acting(ScriptedAdapter):
     """Plays scripts in the name of another provider."""
@@ -113,3 +124,23 @@ def a_claude() -> Iterator[tuple[Any, Any, Any]]:
     with pretended_providers() as (script, server), temporary_folder() as folder:
         access = ProviderAccess(base_url=server.url, api_key=SecretStr("no key"), model="claude-haiku-4-5-20251001")
         yield ClaudeAdapter(AgentFolders(folder), access), script, server
+
+
+STAND_IN = Path(__file__).parents[1] / "tests" / "fakes" / "amp_cli.py"
+"""Amp's own command line may not be shipped; `AMP_CLI_PATH` names one."""
+
+
+def every_provider(script: Any, server: Any, folder: Path) -> Iterator[ProviderAdapter]:
+    """An adapter of each provider that is installed, whose model says `Hello there.` whenever it is asked."""
+    server.script.always(script.text("Hello ", "there."))
+    key, folders = SecretStr("none is needed"), AgentFolders(folder)
+    yield ScriptedAdapter()
+    yield asm_core.AnthropicAdapter(api_key="none is needed", base_url=server.url)
+    yield asm_core.OpenAIAdapter(api_key="none is needed", base_url=server.openai_url)
+    if is_installed("claude_agent_sdk"):
+        yield ClaudeAdapter(folders, ProviderAccess(base_url=server.url, api_key=key))
+    if is_installed("openai_codex"):
+        yield asm_core.CodexAdapter(folders, ProviderAccess(base_url=server.openai_url, api_key=key, model="gpt-5.5"))
+    if is_installed("amp_sdk"):
+        cli = os.environ.get("AMP_CLI_PATH", str(STAND_IN))
+        yield asm_core.AmpAdapter(folders, ProviderAccess(base_url=server.url, api_key=key), cli)

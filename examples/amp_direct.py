@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
-from _common import MEMORY, claim, is_installed, main, pretended_providers, refusal, temporary_folder
+from _common import MEMORY, STAND_IN, claim, is_installed, main, pretended_providers, refusal, temporary_folder
 from pydantic import SecretStr
 
 from asm_core import AgentFolders, AmpAdapter, ProviderAccess, open_manager
-
-STAND_IN = Path(__file__).parents[1] / "tests" / "fakes" / "amp_cli.py"
-"""Amp's own command line may not be shipped; `AMP_CLI_PATH` names one."""
 
 
 async def example() -> None:

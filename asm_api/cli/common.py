@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -12,9 +13,22 @@ import typer
 if TYPE_CHECKING:
     from asm_api.client import AsmClient
 
+
+class Render(StrEnum):
+    """How events are shown."""
+
+    LINES = "lines"
+    COMPACT = "compact"
+    VERBOSE = "verbose"
+    STUDIO = "studio"
+    PASSTHROUGH = "passthrough"
+    JSONL = "jsonl"
+
+
 FAILED, USAGE, UNREACHABLE, INTERRUPTED = 1, 2, 3, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+How = Annotated[Render, typer.Option("--render", help="How events are shown; passthrough shows nothing.")]
 Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", help="The API's address.")]
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)
@@ -77,21 +91,32 @@ def client(server: str | None, api_key: str | None) -> Iterator[AsmClient]:
 
 
 def print_json(value: object) -> None:
-    from asm_core.wire import dumps
+    from asm_core.rendering.ansi import harmless_json
+    from asm_core.wire import dumps_text
 
-    sys.stdout.buffer.write(dumps(value) + b"\n")
+    sys.stdout.buffer.write(f"{harmless_json(dumps_text(value))}\n".encode())
     sys.stdout.flush()
+
+
+def print_text(text: str) -> None:
+    """What a model or a tool said: as it is for a program, without control characters for a terminal."""
+    from asm_core.rendering.ansi import harmless
+
+    typer.echo(harmless(text) if sys.stdout.isatty() else text)
 
 
 def print_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
+
+    from asm_core.rendering.ansi import harmless
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in columns:
         table.add_column(column.replace("_", " "), no_wrap=column in WHOLE, overflow="ellipsis")
     for row in rows:
-        table.add_row(*(cell(row.get(column)) for column in columns))
+        table.add_row(*(Text(harmless(cell(row.get(column)))) for column in columns))
     Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 

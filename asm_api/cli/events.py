@@ -1,108 +1,80 @@
-"""Events as lines a person can read while they happen."""
+"""Events on the terminal: the server's JSON through a renderer to standard output."""
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from asm_core.domain.event import EventType
-
-_T = EventType
-
-DIM, BOLD, RED, GREEN, YELLOW, CYAN, RESET = (
-    "\x1b[2m",
-    "\x1b[1m",
-    "\x1b[31m",
-    "\x1b[32m",
-    "\x1b[33m",
-    "\x1b[36m",
-    "\x1b[0m",
+from asm_api.cli.common import FAILED, Render, fail
+from asm_core.domain.event import Event, EventType, valid_type
+from asm_core.ports.rendering import Renderer, Sink
+from asm_core.rendering import (
+    CompactRenderer,
+    JSONLSink,
+    LinesRenderer,
+    PassthroughRenderer,
+    StudioRenderer,
+    TTYSink,
+    VerboseRenderer,
+    render_stream,
 )
 
-COLOURS = {
-    _T.RUN_COMPLETED: GREEN,
-    _T.RUN_FAILED: RED,
-    _T.RUN_TIMEOUT: RED,
-    _T.RUN_CANCELLED: YELLOW,
-    _T.ERROR_OCCURRED: RED,
-    _T.ERROR_RECOVERED: YELLOW,
-    _T.TOOL_CALL_STARTED: CYAN,
-    _T.TOOL_CALL_COMPLETED: CYAN,
-    _T.TOOL_CALL_FAILED: RED,
-}
-MAX_TEXT = 160
 
-
-class EventPrinter:
+def show_events(events: Iterable[Event], render: Render, *, tool_output: str = "summary") -> None:
     """
-    Prints one line per event; streamed text appears as it comes.
+    Print events in this form, each as it comes.
 
     Args:
-        label: stands before every line, for several sessions side by side; then streamed text waits for its message.
-        colour: None: only on a terminal.
+        tool_output: what of a tool's output `studio` shows.
     """
-
-    def __init__(self, label: str = "", colour: bool | None = None) -> None:
-        self._label = f"{label} " if label else ""
-        self._colour = sys.stdout.isatty() if colour is None else colour
-        self._in_text = False
-
-    def show(self, event: Mapping[str, Any]) -> None:
-        kind, data = event["type"], event["data"]
-        if kind == _T.MESSAGE_STREAMED and not self._label:
-            sys.stdout.write(str(data.get("delta") or data.get("content") or ""))
-            self._in_text = True
-        elif kind != _T.MESSAGE_STREAMED:
-            self._line(event, kind, summary(kind, data, streamed=self._in_text))
-        sys.stdout.flush()
-
-    def _line(self, event: Mapping[str, Any], kind: str, text: str) -> None:
-        if self._in_text:
-            sys.stdout.write("\n")
-            self._in_text = False
-        colour = COLOURS.get(_T(kind), DIM if kind.startswith("session") else "")
-        number = f"{event['sequence_number']:>5}"
-        line = f"{self._label}{number} {kind:<22} {text}".rstrip()
-        sys.stdout.write(f"{colour}{line}{RESET}\n" if self._colour and colour else f"{line}\n")
+    logging.getLogger("asm_core.rendering").addHandler(logging.NullHandler())  # said below, on one line
+    renderer, sink = _parts(render, tool_output)
+    try:
+        render_stream(events, renderer=renderer, sinks=[sink], strict=True)
+    except BrokenPipeError:  # who read this has gone, which the command line knows how to end
+        raise
+    except OSError as error:
+        fail(f"cannot write: {error.strerror or error}", FAILED)
 
 
-def summary(kind: str, data: Mapping[str, Any], *, streamed: bool = False) -> str:
-    """What an event says, on one line."""
-    match kind:
-        case _T.MESSAGE_SENT | _T.MESSAGE_RECEIVED:
-            return "" if streamed else one_line(f"{data.get('role')}: {data.get('content')}")
-        case _T.TOOL_CALL_STARTED:
-            return one_line(f"{data.get('tool_name')} {_arguments(data.get('tool_input'))}")
-        case _T.TOOL_CALL_COMPLETED | _T.TOOL_CALL_FAILED:
-            return one_line(f"{data.get('tool_name')} -> {_output(data.get('tool_output'))}")
-        case _T.TOKEN_USAGE_UPDATED:
-            return f"in {data.get('input_tokens')}, out {data.get('output_tokens')}"
-        case _T.RUN_FAILED | _T.RUN_TIMEOUT | _T.ERROR_OCCURRED:
-            return one_line(f"{data.get('error_code')}: {data.get('error_message')}")
-        case _T.RUN_COMPLETED:
-            return str(data.get("stop_reason") or "")
-        case _T.RUN_CANCELLED:
-            return str(data.get("reason") or "")
-        case _T.ERROR_RECOVERED:
-            first, last = data.get("superseded_from"), data.get("superseded_to")
-            return f"attempt {data.get('attempt')} replaces events {first}-{last}"
-        case _:
-            return ""
+def event_of(row: Mapping[str, Any]) -> Event:
+    """A newer server may tell of types that are unknown here; renderers show them as such."""
+    if valid_type(row["type"]):
+        return Event.from_map(row)
+    return replace(Event.from_map({**row, "type": EventType.ERROR_OCCURRED}), type=row["type"])
 
 
-def one_line(text: str) -> str:
-    flat = " ".join("".join(character if character.isprintable() else " " for character in text).split())
-    return flat if len(flat) <= MAX_TEXT else f"{flat[: MAX_TEXT - 1]}…"
+def wants_color() -> bool:
+    """`NO_COLOR` and `FORCE_COLOR` decide, else whether somebody looks."""
+    return not os.environ.get("NO_COLOR") and bool(os.environ.get("FORCE_COLOR") or sys.stdout.isatty())
 
 
-def _arguments(value: Any) -> str:
-    if isinstance(value, Mapping) and isinstance(value.get("command"), str):
-        return " ".join([value["command"], *map(str, value.get("args") or ())])
-    return str(value or "")
+def _parts(render: Render, tool_output: str) -> tuple[Renderer, Sink]:
+    color = wants_color()
+    match render:
+        case Render.JSONL:
+            return PassthroughRenderer(), JSONLSink(io=sys.stdout)
+        case Render.STUDIO:
+            return _studio(color, tool_output)
+        case Render.COMPACT:
+            return CompactRenderer(color=color), TTYSink()
+        case Render.VERBOSE:
+            return VerboseRenderer(color=color), TTYSink()
+        case Render.PASSTHROUGH:
+            return PassthroughRenderer(), TTYSink()
+        case Render.LINES:
+            return LinesRenderer(color=color), TTYSink()
 
 
-def _output(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return str(value.get("output") or value.get("stderr") or f"exit {value.get('exit_code')}")
-    return str(value)
+def _studio(color: bool, tool_output: str) -> tuple[Renderer, Sink]:
+    """Alive on a terminal, plain elsewhere."""
+    if not color or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+        return StudioRenderer(color=color, tool_output=tool_output), TTYSink()
+    from asm_core.rendering.studio.live import LiveSink
+
+    renderer = StudioRenderer(tool_output=tool_output, live=True)
+    return renderer, LiveSink(renderer)

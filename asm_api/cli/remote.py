@@ -6,11 +6,28 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asm_api.cli.common import FAILED, INTERRUPTED, USAGE, ApiKey, Json, Server, client, fail, print_json, print_table
+from asm_api.cli.common import (
+    FAILED,
+    INTERRUPTED,
+    USAGE,
+    ApiKey,
+    How,
+    Json,
+    Render,
+    Server,
+    client,
+    fail,
+    print_json,
+    print_table,
+    print_text,
+)
+
+if TYPE_CHECKING:
+    from asm_api.client import AsmClient
 
 Session = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
 RunId = Annotated[str, typer.Argument(help="Run id.", metavar="RUN")]
@@ -35,23 +52,21 @@ def run(
     session: InSession = None,
     timeout_ms: TimeoutMs = None,
     on_worker_lost: OnLost = "fail",
+    render: How = Render.LINES,
     server: Server = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Submit a run, follow its events, print its result; exit 1 when it did not complete."""
-    from asm_api.cli.events import EventPrinter
+    from asm_api.cli.events import event_of, show_events
 
     options = _options(provider, model, timeout_ms, on_worker_lost)
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, None)
         with _run_goes_on(submitted["id"]):
             if not json:
-                printer = EventPrinter()
-                for event in api.follow(submitted["session_id"], run_id=submitted["id"]):
-                    printer.show(event)
-                    if event["type"] in _TERMINAL:
-                        break
+                followed = api.follow(submitted["session_id"], run_id=submitted["id"])
+                show_events(map(event_of, _until_terminal(followed)), render)
             row = api.wait(submitted["id"])
         if json:
             print_json(row)
@@ -91,7 +106,7 @@ def wait(
     if json:
         print_json(row)
     else:
-        typer.echo(_result(row))
+        print_text(_result(row))
     raise typer.Exit(0 if row["status"] == "completed" else FAILED)
 
 
@@ -101,17 +116,43 @@ def tail(
     after: Annotated[int, typer.Option("--after", min=0, help="Begin behind this sequence number.")] = 0,
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run's events.")] = None,
     type_: Annotated[list[str] | None, typer.Option("--type", help="Only these event types.")] = None,
+    render: How = Render.LINES,
     server: Server = None,
     api_key: ApiKey = None,
     json: Json = False,
 ) -> None:
     """Print a session's events, by default until nothing is queued or running."""
-    from asm_api.cli.events import EventPrinter
+    from asm_api.cli.events import event_of, show_events
 
-    printer = EventPrinter()
     with client(server, api_key) as api:
-        for event in api.follow(session, after=after, types=type_ or (), run_id=run_id, until_idle=not follow):
-            print_json(event) if json else printer.show(event)
+        events = api.follow(session, after=after, types=type_ or (), run_id=run_id, until_idle=not follow)
+        if json:
+            for event in events:
+                print_json(event)
+        else:
+            show_events(map(event_of, events), render)
+
+
+def show(
+    id: Annotated[str, typer.Argument(help="Run or session id.", metavar="RUN|SESSION")],
+    tool_output: Annotated[str, typer.Option("--tool-output", help="summary, preview or full.")] = "preview",
+    render: How = Render.STUDIO,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """Print what was said and done in a run, or in a whole session; without the attempts that were replaced."""
+    from asm_api.cli.events import event_of, show_events
+    from asm_core.rendering import without_superseded
+
+    with client(server, api_key) as api:
+        row, events = _record(api, id)
+        if json:
+            print_json(row | {"events": events})
+            return
+        if render is not Render.JSONL:
+            typer.echo(f"{row['id']}  {row['status']}  {row['provider'] or ''}".rstrip())
+        show_events(without_superseded([*map(event_of, events)]), render, tool_output=tool_output)
 
 
 def cancel(run_id: RunId, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
@@ -190,8 +231,9 @@ def runs(
         print_table(page["runs"], ("id", "session_id", "status", "provider", "attempt", "position", "created_at"))
 
 
-COMMANDS = (run, submit, wait, tail, cancel, interrupt, pause, resume, fork, sessions, runs)
+COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, pause, resume, fork, sessions, runs)
 
+_PAGE = 1_000
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
 
 
@@ -224,6 +266,34 @@ def _submit(
     else:
         submitted = api.submit(session, value, idempotency_key=key, **options)
     return submitted
+
+
+def _until_terminal(events: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    for event in events:
+        yield event
+        if event["type"] in _TERMINAL:
+            return
+
+
+def _record(api: AsmClient, id: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """A run or a session, and all its events."""
+    from asm_core.domain.errors import AsmError, ErrorCode
+
+    try:
+        row = api.get_run(id)
+    except AsmError as error:
+        if error.code is not ErrorCode.RUN_NOT_FOUND:
+            raise
+        row = api.get_session(id)
+        return row, [*_stored(api, id, None)]
+    return row, [*_stored(api, row["session_id"], id)]
+
+
+def _stored(api: AsmClient, session_id: str, run_id: str | None) -> Iterator[dict[str, Any]]:
+    after = 0
+    while events := api.events(session_id, after=after, run_id=run_id, limit=_PAGE)["events"]:
+        yield from events
+        after = events[-1]["sequence_number"]
 
 
 @contextmanager

@@ -14,8 +14,10 @@ import os
 import shutil
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import aclosing, contextmanager, suppress
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Self, TypeVar, cast
 
 from asm_core.adapters.agents import (
     agent_env,
@@ -39,6 +41,7 @@ from asm_core.domain.provider_error import ProviderErrorKind
 from asm_core.domain.provider_options import ProviderOptions
 from asm_core.optional import require
 from asm_core.ports.provider import NATIVE_RESUME, Completion, Execution, RawEvent
+from asm_core.wire import dumps_text
 
 T = TypeVar("T")
 Item = RawEvent | Completion
@@ -123,7 +126,7 @@ class AmpAdapter:
 
     async def _events(self, execution: Execution, turn: AmpTurn, thread: str | None) -> AsyncGenerator[RawEvent, None]:
         """Of one prompt to one process."""
-        sdk = require("amp_sdk", "amp")
+        sdk = await asyncio.to_thread(require, "amp_sdk", "amp")
         folder, work = agent_folder(self._folders, execution, self.name)
         env = agent_env(self._environment(folder.home))
         async with agent_command(self._command(), env=env, folder=folder.home) as guarded:
@@ -176,6 +179,15 @@ class AmpAdapter:
             raise provider_failure(self.name, "Amp ended without a result", CUT)
         return None if message is None else message.model_dump(mode="json")
 
+    @property
+    def server(self) -> str:
+        return self._access.base_url or "https://ampcode.com"
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
+
     async def aclose(self) -> None:
         """Holds nothing: a command line belongs to its execution."""
 
@@ -194,7 +206,7 @@ def _options(sdk: Any, options: ProviderOptions, work: Path, settings_file: Path
         "dangerously_allow_all": allows_all and not rules,
         "permissions": rules or None,
         "enabled_tools": list(options.allowed_tools) if options.allowed_tools is not None else None,
-        "mcp_config": dict(options.mcp_servers) or None,
+        "mcp_config": dumps_text(options.mcp_servers) if options.mcp_servers else None,  # the SDK loses a mapping
         "effort": options.reasoning_effort,
         "continue_thread": thread,
     }

@@ -88,8 +88,10 @@ class AmpTurn:
 
     def _answer(self, said: Message, *, is_main: bool) -> Iterator[RawEvent]:
         """An agent that the agent itself has started speaks to it alone; its tools and tokens count all the same."""
-        self.is_cut_short = is_main and said.get("stop_reason") is None
-        for block in _blocks(said):
+        blocks = _blocks(said)
+        asks = any(block.get("type") == "tool_use" for block in blocks)
+        self.is_cut_short = is_main and not asks and said.get("stop_reason") is None
+        for block in blocks:
             if block.get("type") == "text" and block.get("text") and is_main:
                 yield from self._say(block["text"])
             elif block.get("type") == "tool_use":

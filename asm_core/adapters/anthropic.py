@@ -6,7 +6,6 @@ Source: spec/04 §3.4; spec/06 §4.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any, ClassVar
@@ -17,7 +16,6 @@ from asm_core.adapters.prompts import conversation_in_blocks, text_in
 from asm_core.adapters.tool_loop import END_TURN, Answer, Call, Raw, Request, told
 from asm_core.domain.event import EventType
 from asm_core.domain.messages import Role
-from asm_core.domain.pricing import default_model
 from asm_core.domain.tool import ToolResult, ToolSpec
 from asm_core.ports.provider import Execution, RawEvent
 
@@ -37,20 +35,20 @@ class AnthropicAdapter(ApiAdapter):
     """
     Args:
         max_tokens: of one answer, for runs that say nothing.
-        others: as of `ApiAdapter`; the vendor's variables are `ANTHROPIC_API_KEY` and `ANTHROPIC_BASE_URL`.
+        others: as of `ApiAdapter`.
     """
 
     name: ClassVar[str] = "anthropic"
-    key_variables: ClassVar[str] = "ASM_ANTHROPIC_API_KEY or ANTHROPIC_API_KEY"
+    key_variable: ClassVar[str] = "ANTHROPIC_API_KEY"
+    _public_url: ClassVar[str] = "https://api.anthropic.com"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "messages", "stream"})
 
-    def __init__(self, *, api_key: str | None = None, max_tokens: int = MAX_TOKENS, **others: Any) -> None:
-        super().__init__(api_key=api_key or os.environ.get("ANTHROPIC_API_KEY"), **others)
+    def __init__(self, *, max_tokens: int = MAX_TOKENS, **others: Any) -> None:
+        super().__init__(**others)
         self._max_tokens = max_tokens
 
-    def _protocol(self, execution: Execution) -> MessagesProtocol:
-        model = execution.model or self._model or default_model(self.name)
-        return MessagesProtocol(str(model), self._max_tokens)
+    def _protocol(self, model: str) -> MessagesProtocol:
+        return MessagesProtocol(model, self._max_tokens)
 
     def _connect(self, sdk: ModuleType, **access: Any) -> Any:
         return sdk.AsyncAnthropic(**access)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from importlib import import_module
 from types import ModuleType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import httpx2
 
@@ -21,12 +23,13 @@ from asm_core.adapters.failures import (
     classify,
     provider_failure,
     retry_after_ms,
-)  # fmt: skip
+)
 from asm_core.adapters.mcp_tools import check_servers, mcp_tools
 from asm_core.adapters.prompts import check_blocks
 from asm_core.adapters.tool_loop import ModelProtocol, Raw, Request, Toolbox, ToolLoop
 from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.domain.pricing import default_model
 from asm_core.domain.provider_options import ProviderOptions
 from asm_core.ports.provider import Completion, Execution, RawEvent, ToolSource
 
@@ -65,8 +68,8 @@ class ApiAdapter:
     """
 
     name: ClassVar[str]
-    key_variables: ClassVar[str]
-    """Where a key is looked for, for who has none."""
+    key_variable: ClassVar[str]
+    """The vendor's own."""
 
     def __init__(
         self,
@@ -77,7 +80,8 @@ class ApiAdapter:
         tools: ToolSource | None = None,
         timeout_s: float = TIMEOUT_S,
     ) -> None:
-        self._key, self._base_url, self._model, self._timeout_s = api_key, base_url, model, timeout_s
+        self._key = api_key or os.environ.get(self.key_variable)
+        self._base_url, self._model, self._timeout_s = base_url, model, timeout_s
         self._tools = [] if tools is None else [tools]
         self._opening = asyncio.Lock()
         self._client: Any = None
@@ -101,10 +105,20 @@ class ApiAdapter:
         options = execution.options
         async with mcp_tools(options.mcp_servers, cwd=options.cwd) as remote:
             toolbox = await Toolbox.of(execution, [*self._tools, *remote])
-            loop = ToolLoop(self.name, self._protocol(execution), self._open, toolbox, execution)
+            model = execution.model or self._model or default_model(self.name)
+            loop = ToolLoop(self.name, self._protocol(str(model)), self._open, toolbox, execution)
             async with aclosing(loop.run()) as items:
                 async for item in items:
                     yield item
+
+    @property
+    def server(self) -> str:
+        return self._base_url or self._public_url
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._base_url, other._client, other._opening = server, None, asyncio.Lock()
+        return other
 
     async def aclose(self) -> None:
         client, self._client = self._client, None
@@ -113,10 +127,12 @@ class ApiAdapter:
 
     # What a provider adds
 
+    _public_url: ClassVar[str]
+    """The vendor's."""
     _own: ClassVar[frozenset[str]]
     """Fields of a request that `sdk_opts` may not set."""
 
-    def _protocol(self, execution: Execution) -> ModelProtocol:
+    def _protocol(self, model: str) -> ModelProtocol:
         raise NotImplementedError
 
     def _connect(self, sdk: ModuleType, **access: Any) -> Any:
@@ -159,7 +175,7 @@ class ApiAdapter:
 
     def _made(self) -> Any:
         if not self._key:
-            message = f"{self.name} needs a key: set {self.key_variables}"
+            message = f"{self.name} needs a key: set ASM_{self.key_variable} or {self.key_variable}"
             raise provider_failure(self.name, message, UNAUTHENTICATED)
         timeout = httpx2.Timeout(self._timeout_s, connect=min(CONNECT_S, self._timeout_s))
         access = {"api_key": self._key, "base_url": self._base_url, "timeout": timeout, "max_retries": 0}

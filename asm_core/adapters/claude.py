@@ -16,27 +16,28 @@ import os
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import fields
+from copy import copy
+from dataclasses import fields, replace
 from pathlib import Path
 from shutil import which
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
+from asm_core.adapters.claude_tools import HOST_SERVER, tool_options
 from asm_core.adapters.failures import CUT, MALFORMED, provider_failure
-from asm_core.adapters.prompts import prompt
+from asm_core.adapters.prompts import check_blocks, prompt, text_in
 from asm_core.agent_process import AgentCommand, AgentFolder, AgentFolders, agent_command
 from asm_core.config import ProviderAccess
 from asm_core.domain.capability import Capability, CapabilityType
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
-from asm_core.domain.messages import check_messages, input_messages
+from asm_core.domain.messages import input_contents
 from asm_core.domain.permission import native_options
 from asm_core.domain.pricing import PriceList
 from asm_core.domain.provider_error import ProviderErrorKind
 from asm_core.domain.provider_options import NO_OPTIONS, ProviderOptions
 from asm_core.domain.run import Continuation
-from asm_core.domain.tool import ToolAccess, ToolUse, judge
 from asm_core.optional import require
-from asm_core.ports.provider import NATIVE_RESUME, Completion, Execution, RawEvent, ToolSource, allow_all
+from asm_core.ports.provider import NATIVE_RESUME, Completion, Execution, RawEvent, ToolSource
 from asm_core.process import clean_env
 
 if TYPE_CHECKING:
@@ -47,6 +48,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Message = dict[str, Any]
+"""As the SDK takes it."""
+
 NAME = "claude"
 EXTRA = "claude"
 PACKAGE = "claude_agent_sdk"
@@ -55,8 +59,6 @@ STOP_S = 1.0
 MESSAGE_BYTES = 64 * 1_048_576
 """The longest single message; a tool may return much."""
 STDERR_LINES = 200
-GATE_S = 7 * 86_400.0
-"""How long a gate may take; the run's own limits are shorter."""
 CONTINUE = "You were interrupted before you had finished. Go on from where you were, and do not repeat what is done."
 LEAST_TOKENS = 2_048
 """Half of which is the least that models take for thinking."""
@@ -111,18 +113,14 @@ class ClaudeAdapter:
         named = {
             "streaming": sampling, "tool_use": tool, "vision": CapabilityType.RESOURCE,
             "system_prompts": CapabilityType.PROMPT, "interrupt": sampling, "mcp": tool, "bash": tool,
-            "file_operations": tool, NATIVE_RESUME: sampling,
+            "file_operations": tool, "structured_output": sampling, NATIVE_RESUME: sampling,
         }  # fmt: skip
         return [Capability(name=name, type=kind) for name, kind in named.items()]
 
     def validate_input(self, value: Mapping[str, Any]) -> None:
-        check_messages(value)
-        if not input_messages(value):
-            raise AsmError(ErrorCode.INVALID_INPUT, "input needs messages or a prompt", details={"field": "input"})
+        check_blocks(value)
 
     def validate_options(self, options: ProviderOptions) -> None:
-        from asm_core.adapters.claude_events import HOST_SERVER
-
         if options.reasoning_effort not in (None, *EFFORTS):
             raise _invalid("reasoning_effort", f"must be one of {', '.join(EFFORTS)}")
         if HOST_SERVER in options.mcp_servers:
@@ -135,7 +133,7 @@ class ClaudeAdapter:
                 raise _invalid("sdk_opts", f"cannot have {unknown[0]}: the SDK has no such option, or ASM sets it")
 
     async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
-        sdk = _sdk()
+        sdk = await asyncio.to_thread(_sdk)  # the first time it takes a second
         from asm_core.adapters.claude_events import ClaudeEvents, Spending
         from asm_core.adapters.claude_session import ClaudeSession
 
@@ -144,7 +142,7 @@ class ClaudeAdapter:
         cwd = _working_folder(options, folder)
         kept = ClaudeSession(_config(folder) / "projects" / sdk.project_key_for_directory(cwd), execution.files)
         resumed = await _resumed(execution, kept)
-        text = CONTINUE if resumed and execution.was_cut else prompt(execution, replay=resumed is None)
+        said = CONTINUE if resumed and execution.was_cut else _said(execution, replay=resumed is None)
         events = ClaudeEvents(Spending(self._prices, resumed.cost_usd if resumed else 0.0))
         stderr: deque[str] = deque(maxlen=STDERR_LINES)
         env = self._environment(folder, options)
@@ -158,7 +156,7 @@ class ClaudeAdapter:
                 )
             )  # fmt: skip
             try:
-                async with aclosing(_talk(client, text, events, kept)) as told:
+                async with aclosing(_talk(client, said, events, kept)) as told:
                     async for event in told:
                         yield event
             except Exception as error:
@@ -171,6 +169,15 @@ class ClaudeAdapter:
                     await _save(kept, events, is_whole=events.result is not None)
         yield events.completion()
 
+    @property
+    def server(self) -> str:
+        return self._access.base_url or "https://api.anthropic.com"
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
+
     async def aclose(self) -> None:
         """Holds nothing: a command line belongs to its execution."""
 
@@ -178,6 +185,7 @@ class ClaudeAdapter:
         told = {
             "HOME": str(folder.home),
             "CLAUDE_CONFIG_DIR": str(_config(folder)),
+            "CLAUDE_CODE_TMPDIR": str(folder.home),
             "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
             "CLAUDE_CODE_MAX_RETRIES": "0",
             "CLAUDE_CODE_ENTRYPOINT": "sdk-py",
@@ -208,29 +216,8 @@ class ClaudeAdapter:
             **{name: value for name, value in said.items() if value is not None},
             "include_partial_messages": True,
             "strict_mcp_config": True,
-            **await self._tool_options(execution, options),
+            **await tool_options(execution, options, self._tools),
         }
-
-    async def _tool_options(self, execution: Execution, options: ProviderOptions) -> dict[str, Any]:
-        from asm_core.adapters.claude_events import HOST_PREFIX, HOST_SERVER
-
-        servers = {name: _server(config) for name, config in options.mcp_servers.items()}
-        allowed: list[str] = []
-        denied = [*options.denied_tools]
-        hosts: dict[str, ToolAccess] = {}
-        if self._tools is not None:
-            specs = await self._tools.specs()
-            servers[HOST_SERVER] = _host_server(self._tools, specs)
-            hosts = {spec.name: spec.access for spec in specs}
-            for name, access in hosts.items():
-                verdict = judge(ToolUse(id="", name=name, input={}, access=access), options)
-                (allowed if verdict.is_allowed else denied).append(f"{HOST_PREFIX}{name}")
-        given = {"mcp_servers": servers, "allowed_tools": allowed, "disallowed_tools": denied}
-        if options.allowed_tools is not None:
-            given["tools"] = [name for name in options.allowed_tools if not name.startswith("mcp__")]
-        if options.allowed_tools is not None or execution.gate is not allow_all:
-            given["hooks"] = {"PreToolUse": [_gate(execution, options, hosts)]}
-        return given
 
 
 def _sdk() -> Any:
@@ -287,12 +274,29 @@ async def _resumed(execution: Execution, kept: ClaudeSession) -> Any:
     return restored
 
 
+def _said(execution: Execution, *, replay: bool) -> str | Message:
+    """The prompt; a message with the input's images behind it, where there are any."""
+    contents = input_contents(execution.run.input)
+    texts = [{**message, "content": text_in(message["content"])} for message in contents]
+    text = prompt(replace(execution, run=replace(execution.run, input={"messages": texts})), replay=replay)
+    blocks = [block for message in contents if isinstance(message["content"], list) for block in message["content"]]
+    images = [block for block in blocks if block["type"] == "image"]
+    if not images:
+        return text
+    content = [{"type": "text", "text": text}, *images] if text else images
+    return {"type": "user", "message": {"role": "user", "content": content}, "parent_tool_use_id": None}
+
+
+async def _only(message: Message) -> AsyncGenerator[Message, None]:
+    yield message
+
+
 async def _talk(
-    client: sdk.ClaudeSDKClient, text: str, events: ClaudeEvents, kept: ClaudeSession
+    client: sdk.ClaudeSDKClient, said: str | Message, events: ClaudeEvents, kept: ClaudeSession
 ) -> AsyncGenerator[RawEvent, None]:
     """One prompt, to the agent's result or to the end of its words."""
     await client.connect()
-    await client.query(text)
+    await client.query(said if isinstance(said, str) else _only(said))
     async for message in client.receive_response():
         for event in events.take(message):
             yield event
@@ -316,8 +320,10 @@ async def _leave(client: sdk.ClaudeSDKClient, guarded: AgentCommand, events: Cla
                     said += [event for event in events.take(message) if event.type != EventType.MESSAGE_STREAMED]
         if events.result is None:
             guarded.stop(grace_s=0)
+    ending = asyncio.get_running_loop().call_later(STOP_S, guarded.stop)  # what the agent has left in the background
     with suppress(Exception):  # the same; the guard does what is left to do
         await client.disconnect()
+    ending.cancel()
     return said
 
 
@@ -355,44 +361,3 @@ def _failure(error: Exception, guarded: AgentCommand, stderr: deque[str]) -> Asm
             return provider_failure(NAME, str(error), what, **told)
     what = (CUT[0], ProviderErrorKind.TRANSPORT_EXIT)
     return provider_failure(NAME, f"the agent ended in the middle: {error}", what, **told)
-
-
-def _server(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {"type": "stdio" if "command" in config else "http", **config}
-
-
-def _host_server(tools: ToolSource, specs: Sequence[Any]) -> Any:
-    from asm_core.adapters.claude_events import HOST_SERVER
-    from asm_core.wire import dumps_text
-
-    sdk = _sdk()
-
-    def offered(spec: Any) -> Any:
-        async def call(given: Mapping[str, Any]) -> dict[str, Any]:
-            result = await tools.call(spec.name, given)
-            text = result.content if isinstance(result.content, str) else dumps_text(result.content)
-            return {"content": [{"type": "text", "text": text}], "is_error": result.is_error}
-
-        return sdk.SdkMcpTool(spec.name, spec.description, dict(spec.input_schema), call)
-
-    return sdk.create_sdk_mcp_server(HOST_SERVER, tools=[offered(spec) for spec in specs])
-
-
-def _gate(execution: Execution, options: ProviderOptions, hosts: Mapping[str, ToolAccess]) -> Any:
-    """Asked before every use of a tool, in every mode; what passes it still has to pass the mode."""
-    from asm_core.adapters.claude_events import HOST_PREFIX
-
-    async def ask(given: Any, tool_use_id: str | None, _context: Any) -> dict[str, Any]:
-        name = given["tool_name"].removeprefix(HOST_PREFIX)
-        use = ToolUse(id=tool_use_id or "", name=name, input=given["tool_input"], access=hosts.get(name))
-        if not options.permits(name):
-            reason = f"the tool {name} is not allowed in this run"
-        else:
-            verdict = await execution.gate(use)
-            if verdict.is_allowed:
-                return {}
-            reason = verdict.reason
-        denied = {"permissionDecision": "deny", "permissionDecisionReason": reason}
-        return {"hookSpecificOutput": {"hookEventName": "PreToolUse", **denied}}
-
-    return _sdk().HookMatcher(hooks=[ask], timeout=GATE_S, on_failure="block")

@@ -16,20 +16,18 @@ from typing import Any
 
 import claude_agent_sdk as sdk
 
-from asm_core.adapters.failures import CUT, classify, provider_failure
+from asm_core.adapters.claude_tools import HOST_PREFIX, HOST_SERVER
+from asm_core.adapters.failures import CUT, OVERFLOW, classify, provider_failure
 from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventType
 from asm_core.domain.pricing import NANOS_PER_USD, PriceList, count_of, usd
 from asm_core.ports.provider import Completion, RawEvent
 
 PROVIDER = "claude"
-HOST_SERVER = "asm"
-"""The MCP server that this process is for the agent."""
-HOST_PREFIX = f"mcp__{HOST_SERVER}__"
 SYNTHETIC = "<synthetic>"
 """The model of what the command line says itself."""
-TOO_LONG = ("prompt_too_long", "request_too_large")
-"""A reason to end, and the API's own word for it."""
+TOO_LONG = "prompt_too_long"
+"""A reason to end."""
 
 TOKENS = {
     "input_tokens": "input_tokens",
@@ -233,12 +231,10 @@ class ClaudeEvents:
 
     def _error(self, result: sdk.ResultMessage) -> AsmError:
         reason = result.terminal_reason or result.subtype
-        too_long, word = TOO_LONG
-        kind = word if reason == too_long else self._failure
         message = result.result or "; ".join(result.errors or ()) or f"the agent failed: {reason}"
-        what = classify(result.api_error_status, kind)
+        what = OVERFLOW if reason == TOO_LONG else classify(result.api_error_status, self._failure)
         return provider_failure(
-            PROVIDER, message, what, reason=reason, status=result.api_error_status, type=kind,
+            PROVIDER, message, what, reason=reason, status=result.api_error_status, type=self._failure,
             provider_session_id=result.session_id,
         )  # fmt: skip
 

@@ -13,6 +13,7 @@ Source: spec/06 §6; spec/04 §2.7.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ from asm_core.ports.provider import ProviderFiles
 from asm_core.wire import dumps, loads
 
 LINES = ".jsonl"
+PAUSE = 9
+"""Between two savings, in the time that the first took: a record may grow large, and is saved whole."""
 Stamp = tuple[int, int]
 """Size and time of a file as it was saved last."""
 
@@ -46,6 +49,7 @@ class ClaudeSession:
         self._folder = folder
         self._files = files
         self._saved: dict[str, Stamp] = {}
+        self._save_after = 0.0
         self._noted: dict[str, Any] | None = None
 
     async def restore(self, session_id: str, *, was_cut: bool) -> Restored | None:
@@ -77,7 +81,8 @@ class ClaudeSession:
 
     async def save(self, session_id: str, *, is_whole: bool, cost_usd: float | None = None) -> None:
         """
-        Keep what has changed.
+        Keep what has changed. While the run goes on, this takes a tenth of its time at most: called too soon behind
+        the last time, it does nothing.
 
         Args:
             is_whole: whether the run has come to its end.
@@ -86,7 +91,8 @@ class ClaudeSession:
             AsmError: `storage_error`, `storage_connection_failed`; what is kept does not count as whole then.
             LeaseLost: the run belongs to another worker.
         """
-        if self._files is None:
+        began = time.monotonic()
+        if self._files is None or (began < self._save_after and not is_whole):
             return
         changed = await asyncio.to_thread(self._changed, session_id)
         noted = {"files": sorted({*self._saved, *(name for name, _, _ in changed)})}
@@ -96,6 +102,8 @@ class ClaudeSession:
             self._saved[name] = stamp
         if is_whole:
             await self._note(session_id, noted | {"is_whole": True, "cost_usd": cost_usd})
+        now = time.monotonic()
+        self._save_after = now + PAUSE * (now - began)
 
     async def _note(self, session_id: str, noted: dict[str, Any]) -> None:
         if self._files is not None and noted != self._noted:

@@ -13,9 +13,10 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass, field
+from copy import copy
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from asm_core.adapters.agents import agent_env, agent_folder, check_names, check_options, check_prompt, session_gone
 from asm_core.adapters.codex_events import Call, CodexTurn
@@ -78,6 +79,8 @@ class CodexAdapter:
             Capability(name="mcp", type=CapabilityType.TOOL),
             Capability(name="file_operations", type=CapabilityType.TOOL),
             Capability(name="bash", type=CapabilityType.TOOL),
+            Capability(name="system_prompts", type=CapabilityType.PROMPT),
+            Capability(name="structured_output", type=CapabilityType.SAMPLING),
             Capability(name=NATIVE_RESUME, type=CapabilityType.SAMPLING),
         )
 
@@ -113,9 +116,9 @@ class CodexAdapter:
         folder, work = agent_folder(self._folders, execution, self.name)
         home = folder.home / ".codex"
         home.mkdir(exist_ok=True)
-        tools = require("codex_cli_bin", "codex").bundled_path_dir()
-        env = agent_env({"HOME": str(folder.home), "CODEX_HOME": str(home), KEY_NAME: key}, [tools] if tools else [])
-        return ServerSetup(home, work, env, self._overrides())
+        program, tools = _program()
+        env = agent_env({"HOME": str(folder.home), "CODEX_HOME": str(home), KEY_NAME: key}, tools)
+        return ServerSetup(program, home, work, env, self._overrides())
 
     def _overrides(self) -> tuple[str, ...]:
         """A provider of our own; no retries, which are the run's alone; and nothing that calls elsewhere."""
@@ -128,8 +131,28 @@ class CodexAdapter:
             f'shell_environment_policy.exclude=["{KEY_NAME}"]',
         )  # fmt: skip
 
+    @property
+    def server(self) -> str:
+        return self._access.base_url or OPENAI_URL
+
+    def at(self, server: str) -> Self:
+        other = copy(self)
+        other._access = replace(self._access, base_url=server)
+        return other
+
     async def aclose(self) -> None:
         """Holds nothing: an app-server belongs to its execution."""
+
+
+def _program() -> tuple[Path, Sequence[Path]]:
+    """Codex, and the folders of what it uses itself."""
+    package = require("codex_cli_bin", "codex")
+    try:
+        tools = package.bundled_path_dir()
+        return package.bundled_codex_path(), [tools] if tools else []
+    except FileNotFoundError as cause:
+        what = (ErrorCode.DEPENDENCY_NOT_AVAILABLE, ProviderErrorKind.CLI_NOT_FOUND)
+        raise provider_failure("codex", str(cause), what) from cause
 
 
 @dataclass(slots=True)
@@ -264,9 +287,12 @@ class CodexRun:
         return None
 
     async def keep(self) -> None:
-        """At the end; a turn that came to nothing leaves the thread as it was."""
-        if self._is_kept and self.rollout:
-            await self.threads.keep_if_possible(self.thread_id, self.rollout, is_whole=True)
+        """At the end; a turn that came to nothing, and may be repeated, leaves the thread as it was."""
+        failure = self._failure()
+        is_told = self.turn.has_begun or (failure is not None and not failure.retryable)
+        if is_told and self.rollout:
+            is_whole = self.turn.status is not None
+            await self.threads.keep_if_possible(self.thread_id, self.rollout, is_whole=is_whole)
 
     @property
     def _may_go_on_elsewhere(self) -> bool:

@@ -39,6 +39,8 @@ CALL_S = 30.0
 """For a request; the SDK has no limit of its own."""
 INTERRUPT_S = 1.0
 CLOSE_S = 5.0
+READERS_S = 0.2
+"""For the client's threads to see the end of what they read; they have, unless something could not be killed."""
 LOCK_PAUSE_S = 0.02
 SET_UP = "asm-set-up"
 """In a home that some server has set up."""
@@ -48,6 +50,7 @@ SET_UP = "asm-set-up"
 class ServerSetup:
     """How one is started."""
 
+    program: Path
     home: Path
     """CODEX_HOME."""
     cwd: Path
@@ -70,9 +73,12 @@ class CodexServer:
     _process: Any = None
 
     async def start(self) -> None:
-        starting = self._threads.submit(self._client.start)
-        await _done(starting)  # whatever happens: what is half started cannot be closed
-        self._process = self._client._proc
+        try:
+            await _done(self._threads.submit(self._client.start))
+        except OSError as cause:
+            raise self._failure(cause) from cause
+        finally:
+            self._process = self._client._proc
         await self._call(self._client.initialize, limit_s=START_S)
 
     async def start_thread(self, params: Params) -> Any:
@@ -108,19 +114,26 @@ class CodexServer:
     async def close(self) -> None:
         """Ends the process."""
         self._refuse_all()
-        with suppress(Exception):
+        try:
             async with asyncio.timeout(CLOSE_S):
                 await self._loop.run_in_executor(self._threads, self._client.close)
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        except Exception:
+            log.warning("Codex could not be closed, and is killed", exc_info=True)
+        finally:
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def release(self) -> None:
-        """Gives back the pipes, which the SDK leaves open; the process must have gone, or reading them never ends."""
-        for pipe in (self._process.stdout, self._process.stderr) if self._process else ():
-            pipe.close()
+        """Gives back the pipes, which the SDK leaves open; one that is still read would hold up whoever closes it."""
+        readers = [thread for thread in (self._client._reader_thread, self._client._stderr_thread) if thread]
+        for reader in readers:
+            reader.join(READERS_S)
+        if self._process and not any(reader.is_alive() for reader in readers):
+            self._process.stdout.close()
+            self._process.stderr.close()
 
     def _refuse_all(self) -> None:
         """What the server still asks is answered with no, so that it hears again."""
-        for answer in self._answers:
+        for answer in list(self._answers):  # their own threads take them out
             answer.cancel()
 
     async def _call(self, request: Callable[..., T], *args: Any, limit_s: float = CALL_S) -> T:
@@ -157,6 +170,7 @@ class CodexServer:
 
 
 async def _done(future: Future[T]) -> T:
+    """Waits for it whatever happens: what is half started cannot be closed."""
     waited = asyncio.wrap_future(future)
     try:
         return await asyncio.shield(waited)
@@ -177,11 +191,10 @@ async def app_server(setup: ServerSetup, answer: Answer) -> AsyncGenerator[Codex
     Raises:
         AsmError: `dependency_not_available`, `provider_unavailable`, `provider_timeout`, `provider_error`.
     """
-    sdk, program = require("openai_codex.client", "codex"), require("codex_cli_bin", "codex")
-    command = [str(program.bundled_codex_path())]
+    sdk = await asyncio.to_thread(require, "openai_codex.client", "codex")  # takes a second, the first time
     server: CodexServer | None = None
     try:
-        async with agent_command(command, env=setup.env, folder=setup.home.parent) as guarded:
+        async with agent_command([str(setup.program)], env=setup.env, folder=setup.home.parent) as guarded:
             config = sdk.CodexConfig(
                 codex_bin=str(guarded.path), cwd=str(setup.cwd), config_overrides=setup.overrides, client_name="asm"
             )
@@ -213,9 +226,13 @@ async def _set_up_alone(home: Path) -> AsyncGenerator[None, None]:
         yield
         return
     with (home / f"{SET_UP}.lock").open("w") as lock:
-        async with asyncio.timeout(START_S):
-            while not _is_locked(lock.fileno()):  # noqa: ASYNC110 (of another process)
-                await asyncio.sleep(LOCK_PAUSE_S)
+        try:
+            async with asyncio.timeout(START_S):
+                while not _is_locked(lock.fileno()):  # noqa: ASYNC110 (of another process)
+                    await asyncio.sleep(LOCK_PAUSE_S)
+        except TimeoutError as cause:
+            what = (ErrorCode.PROVIDER_TIMEOUT, ProviderErrorKind.TIMEOUT)
+            raise provider_failure("codex", f"{home} is being set up by another process", what) from cause
         yield
         (home / SET_UP).touch()
 

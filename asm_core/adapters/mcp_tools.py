@@ -30,6 +30,7 @@ START_S = 30.0
 CLOSE_S = 5.0
 """For a server to end; then its task is cancelled, which kills it."""
 MAX_TOOLS = 1_000
+"""Of one server."""
 HTTP_TIMEOUT = httpx2.Timeout(30.0, read=300.0)
 COMMAND_LIMITS = Limits(timeout_ms=None, max_output_bytes=4_096)
 NAME = re.compile(r"[A-Za-z0-9_-]{1,48}")

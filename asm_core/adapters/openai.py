@@ -6,7 +6,6 @@ Source: spec/04 §4.6; spec/06 §5.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from types import ModuleType
 from typing import Any, ClassVar, Literal
@@ -16,8 +15,6 @@ from asm_core.adapters.openai_chat import ChatProtocol
 from asm_core.adapters.openai_responses import ResponsesProtocol
 from asm_core.adapters.tool_loop import ModelProtocol
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.domain.pricing import default_model
-from asm_core.ports.provider import Execution
 
 Api = Literal["responses", "chat"]
 PROTOCOLS: Mapping[str, Callable[[str], ModelProtocol]] = {"responses": ResponsesProtocol, "chat": ChatProtocol}
@@ -27,25 +24,26 @@ class OpenAIAdapter(ApiAdapter):
     """
     Args:
         api: `responses`, or `chat` for Chat Completions.
-        others: as of `ApiAdapter`; the vendor's variables are `OPENAI_API_KEY` and `OPENAI_BASE_URL`.
+        others: as of `ApiAdapter`.
 
     Raises:
         AsmError: `validation_error` for another api.
     """
 
     name: ClassVar[str] = "openai"
-    key_variables: ClassVar[str] = "ASM_OPENAI_API_KEY or OPENAI_API_KEY"
+    key_variable: ClassVar[str] = "OPENAI_API_KEY"
+    _public_url: ClassVar[str] = "https://api.openai.com/v1"
     _own: ClassVar[frozenset[str]] = frozenset({"model", "input", "messages", "stream"})
 
-    def __init__(self, *, api_key: str | None = None, api: Api = "responses", **others: Any) -> None:
-        super().__init__(api_key=api_key or os.environ.get("OPENAI_API_KEY"), **others)
+    def __init__(self, *, api: Api = "responses", **others: Any) -> None:
+        super().__init__(**others)
         if api not in PROTOCOLS:
             message = f"api must be one of {', '.join(PROTOCOLS)}, not {api!r}"
             raise AsmError(ErrorCode.VALIDATION_ERROR, message, details={"field": "api"})
         self._api = api
 
-    def _protocol(self, execution: Execution) -> ModelProtocol:
-        return PROTOCOLS[self._api](str(execution.model or self._model or default_model(self.name)))
+    def _protocol(self, model: str) -> ModelProtocol:
+        return PROTOCOLS[self._api](model)
 
     def _connect(self, sdk: ModuleType, **access: Any) -> Any:
         return sdk.AsyncOpenAI(**access)

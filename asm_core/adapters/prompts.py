@@ -23,16 +23,12 @@ def conversation(execution: Execution, *, replay: bool) -> list[dict[str, str]]:
     Args:
         replay: whether the conversation before the run belongs to it; not when the provider's own session is resumed.
     """
-    before = execution.transcript.messages if replay and execution.transcript else ()
-    told = [line for message in before for line in _told(message)]
-    return told + input_messages(execution.run.input)
+    return (_before(execution) if replay else []) + input_messages(execution.run.input)
 
 
 def conversation_in_blocks(execution: Execution) -> list[dict[str, Any]]:
     """The whole of it, for a model that takes blocks: what the input gives as blocks is left as it is."""
-    before = execution.transcript.messages if execution.transcript else ()
-    told: list[dict[str, Any]] = [line for message in before for line in _told(message)]
-    return told + input_contents(execution.run.input)
+    return [*_before(execution), *input_contents(execution.run.input)]
 
 
 def check_blocks(value: Mapping[str, Any]) -> None:
@@ -88,6 +84,11 @@ def prompt(execution: Execution, *, replay: bool) -> str:
     lines = "\n".join(f"{message['role']}: {message['content']}" for message in before)
     asked = "\n".join(message["content"] for message in given if message["role"] == Role.USER)
     return "\n\n".join(part for part in (lines, asked) if part)
+
+
+def _before(execution: Execution) -> list[dict[str, str]]:
+    messages = execution.transcript.messages if execution.transcript else ()
+    return [line for message in messages for line in _told(message)]
 
 
 def _told(message: Message) -> Iterator[dict[str, str]]:

@@ -1,8 +1,8 @@
 """
 The loop of a run on a plain API: ask the model, run the tools that it asks for, tell it what they said, ask again.
 
-Providers differ in a `Protocol`: how a request is put together and what an answer's raw events mean. That part is pure;
-its state is an `Answer`. Everything that happens in time is here.
+Providers differ in a `ModelProtocol`: how a request is put together and what an answer's raw events mean. That part is
+pure; its state is an `Answer`. Everything that happens in time is here.
 
 Nothing is emitted before the model's first word, so that a refused first request can be repeated by the one retry
 layer. A tool that is unknown, denied or fails is told to the model, and the loop goes on.

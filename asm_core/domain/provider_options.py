@@ -69,6 +69,8 @@ class ProviderOptions:
     """Folder on the worker in which an agent works."""
     sdk_opts: Mapping[str, Any] = field(default_factory=dict)
     """Passed on to the provider's SDK as they are; what is said above goes before them."""
+    record: bool = False
+    """Keep what the provider and its SDK say to each other (`asm_core.recording`)."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "permission_mode", parse_permission_mode(self.permission_mode))
@@ -80,6 +82,7 @@ class ProviderOptions:
             self._check(name, _is_names, "must be a list of names")
         for name in ("output_schema", "mcp_servers", "sdk_opts"):
             self._check(name, _is_mapping, "must be a mapping")
+        self._check("record", lambda value: isinstance(value, bool), "must be true or false")
         self._check("mcp_servers", _are_servers, "must each name a command or a url")
 
     @classmethod
@@ -93,7 +96,7 @@ class ProviderOptions:
     def to_map(self) -> dict[str, Any]:
         """Only what is said."""
         given = {option.name: getattr(self, option.name) for option in fields(self)}
-        return {name: value for name, value in given.items() if value not in (None, (), {}, [])}
+        return {name: value for name, value in given.items() if value not in (None, False, (), {}, [])}
 
     def over(self, defaults: ProviderOptions) -> ProviderOptions:
         """These, and the defaults where they say nothing; a tool denied by either is denied."""
@@ -114,8 +117,9 @@ class ProviderOptions:
 
 NO_OPTIONS = ProviderOptions()
 
-UNTRUSTED = frozenset({"mcp_servers", "cwd", "sdk_opts"})
-"""What lets a submitter act on the worker's machine; only trusted ones may say it."""
+UNTRUSTED = frozenset({"mcp_servers", "cwd", "sdk_opts", "record"})
+"""What lets a submitter act on the worker's machine, or keep what redaction has not seen piece by piece; only trusted
+ones may say it."""
 UNTRUSTED_MODES = frozenset({PermissionMode.FULL_AUTO, PermissionMode.DANGEROUSLY_SKIP_PERMISSIONS})
 
 

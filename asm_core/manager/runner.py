@@ -27,6 +27,7 @@ from asm_core.ports.clock import Clock
 from asm_core.ports.provider import Execution, Gate, ProviderAdapter, ProviderFiles, can_resume
 from asm_core.ports.queue import Claimed, RunQueue, Started
 from asm_core.ports.wakeups import Wakeups
+from asm_core.recording import RecordingAdapter
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class Runner:
         assert options is not None, "a claimed run has options"
         try:
             adapter = self.adapter_of(options.provider)
+            if options.provider_options.record:
+                adapter = RecordingAdapter(adapter, self.redactor)
         except AsmError as error:
             return self.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
         started = await self._patiently(lambda: self.queue.start(claim.lease))

@@ -26,6 +26,7 @@ from asm_core.ports.provider import ProviderAdapter, can_resume
 from asm_core.ports.queue import RunQueue, Submission, Submitted
 from asm_core.ports.store import SessionStore
 from asm_core.ports.wakeups import Wakeups
+from asm_core.recording import RecordingAdapter
 from asm_core.wire import dumps, request_hash
 
 DEFAULT_PROVIDER = "scripted"
@@ -154,6 +155,8 @@ class Submitter:
         if workspace.enabled and not (workspace.path or provider_options.cwd):
             raise _invalid("workspace.path", "is required where provider_options.cwd names no folder")
         adapter.validate_options(provider_options)
+        if provider_options.record:
+            RecordingAdapter(adapter)
         return RunOptions(
             provider=provider,
             model=request.model or session.model,

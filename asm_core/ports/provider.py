@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError
@@ -148,3 +148,15 @@ class ProviderAdapter(Protocol):
 
     async def aclose(self) -> None:
         """Releases what the adapter itself holds."""
+
+
+@runtime_checkable
+class Recordable(Protocol):
+    """An adapter whose provider has a server, and that can be pointed to another one."""
+
+    @property
+    def server(self) -> str:
+        """Its base URL."""
+
+    def at(self, server: str) -> ProviderAdapter:
+        """The same adapter, asking that server; closed by whoever asked for it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ async def opened(fleet: Fleet, providers: ProviderServer, tmp_path: Path) -> Asy
 
 async def add_worker(fleet: Fleet, agents: Path) -> None:
     """As on a machine of its own."""
-    await fleet.add_workers(1, ASM_AGENTS_DIR=agents)
+    await fleet.add_workers(1, ASM_AGENTS_DIR=agents, ASM_TOOLS=json.dumps(["tests.fixtures.host_tools:TOOLS"]))
 
 
 async def told(fleet: Fleet, run_id: str) -> list[list[Any]]:
@@ -61,16 +62,17 @@ def _masked(value: Any) -> Any:
 async def test_what_a_run_of_claude_leaves_in_the_log(
     fleet: Fleet, providers: ProviderServer, cli_home: CliHome, tmp_path: Path
 ) -> None:
-    """A text turn, tools that work and fail, one that is denied, a refusal: event by event as in the golden files."""
+    """A text turn; tools that work, fail and are denied, one of the host; a refusal: as in the golden files."""
     client = await opened(fleet, providers, tmp_path)
-    bash = [
+    calls = [
         ToolCall("Bash", {"command": "echo worked", "description": "works"}, "call_one"),
         ToolCall("Bash", {"command": "echo failed; exit 3", "description": "fails"}, "call_two"),
         ToolCall("Write", {"file_path": "/nowhere/x", "content": "x"}, "call_three"),
+        ToolCall("mcp__asm__add", {"a": 1}, "call_four"),
     ]
     providers.script.add(s.text("hel", "lo").with_usage(input=3, output=7, cache_read=400), prompt="qtext")
-    providers.script.add(s.tools(*bash[:2], say="so"), s.text("done"), prompt="qtools")
-    providers.script.add(s.tools(bash[2]), s.text("so be it"), prompt="qdenied")
+    providers.script.add(s.tools(*calls[:2], say="so"), s.text("done"), prompt="qtools")
+    providers.script.add(s.tools(calls[2]), s.tools(calls[3]), s.text("so be it"), prompt="qdenied")
     providers.script.add(s.refused(Failure.AUTH, "wrong key"), prompt="qrefused")
     session = (await client.create_session("tester", provider="claude"))["id"]
     fleet.follow_remotely(session)

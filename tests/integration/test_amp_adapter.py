@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import time
 from pathlib import Path
@@ -81,6 +82,39 @@ async def test_tools(amp: AgentWorker, providers: ProviderServer) -> None:
     rejected = await amp.play("the second", options=FREELY | {"denied_tools": ["Bash"]})
     call = rejected.one(T.TOOL_CALL_FAILED)
     assert (call["is_error"], "rejected" in call["tool_output"]) == (True, True)
+
+
+TELLTALE = """#!/usr/bin/env python3
+import json, pathlib, sys
+def content(option):
+    return json.loads(pathlib.Path(sys.argv[sys.argv.index(option) + 1]).read_text())
+told = json.dumps({"argv": sys.argv[1:], "settings": content("--settings-file"), "mcp": content("--mcp-config")})
+print(json.dumps({"type": "result", "subtype": "success", "is_error": False, "result": told, "session_id": "T-1",
+                  "duration_ms": 1, "num_turns": 1}))
+"""
+
+
+async def test_what_the_command_line_is_told(amp: AgentWorker, providers: ProviderServer, tmp_path: Path) -> None:
+    """Rules count only where not all is allowed; what a server of tools gets is no argument that anybody can read."""
+    cli = tmp_path / "telltale"
+    cli.write_text(TELLTALE)
+    cli.chmod(0o700)
+    server = {"host": {"command": "serve", "env": {"WORD": "secret-word"}}}
+    asked = {
+        "allowed_tools": ["Read", "Bash"],
+        "denied_tools": ["Bash"],
+        "mcp_servers": server,
+        "reasoning_effort": "low",
+    }
+    played = await on_worker(tmp_path / "agents", providers, str(cli)).play("hello", options=FREELY | asked)
+    told = json.loads(played.one(T.MESSAGE_RECEIVED)["content"])
+    rules = [{"tool": "Bash", "action": "reject"}, {"tool": "*", "action": "allow"}]
+    assert told["settings"] == {
+        "amp.dangerouslyAllowAll": False, "amp.permissions": rules, "amp.tools.enable": ["Read", "Bash"],
+    }  # fmt: skip
+    assert (told["mcp"], "secret-word" in str(told["argv"])) == (server, False)
+    assert [told["argv"][told["argv"].index(name) + 1] for name in ("--mode", "--effort")] == ["smart", "low"]
+    assert "--dangerously-allow-all" not in told["argv"]
 
 
 async def test_another_worker_goes_on(amp: AgentWorker, providers: ProviderServer, tmp_path: Path) -> None:

@@ -562,6 +562,16 @@ async def test_a_conversation_is_replayed(api: str, manager: SessionManager, pro
         assert asked.count(said) == 1
 
 
+async def test_an_image_is_told_in_words_to_the_log(manager: SessionManager, providers: ProviderServer) -> None:
+    """The model gets it whole; the log, and a later run, learn that there was one."""
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "iVBORw0="}}
+    providers.script.add(s.text("a cat"))
+    content = [{"type": "text", "text": "what is it?"}, image]
+    result = await manager.run_once({"messages": [{"role": "user", "content": content}]})
+    assert result.events[0].data == {"role": "user", "content": "what is it?\n[image]"}
+    assert "iVBORw0=" in str(providers.requests[0].body)
+
+
 async def test_many_runs_at_once(adapters: Mapping[str, ApiAdapter], providers: ProviderServer) -> None:
     """In one process, over one client; here fewer, at full size in benchmarks/provider_concurrency.py."""
     many = 25

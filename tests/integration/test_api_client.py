@@ -155,7 +155,7 @@ async def test_a_lost_answer_does_not_double_the_run(world: World, live: LiveApi
     session_id = await world.session()
     async with AsyncAsmClient(f"http://127.0.0.1:{proxy.port}") as client:
         await client.health()
-        proxy.delay(0.3)
+        proxy.hold_answers()
         submitting = asyncio.create_task(client.submit(session_id, INPUT))
 
         async def is_stored() -> None:
@@ -173,7 +173,7 @@ async def test_what_is_not_repeatable_is_not_repeated(world: World, proxy: TcpPr
     """A create whose answer is lost is reported, not tried again."""
     async with AsyncAsmClient(f"http://127.0.0.1:{proxy.port}") as client:
         await client.health()
-        proxy.delay(0.3)
+        proxy.hold_answers()
         creating = asyncio.create_task(client.create_session("a"))
 
         async def is_stored() -> None:

@@ -86,6 +86,27 @@ async def test_a_long_poll_wakes_with_the_first_event(
     await world.queue.finish(lease, an_outcome())
 
 
+async def test_a_long_poll_is_not_ended_by_another_run_or_session(
+    http: httpx2.AsyncClient, live: LiveApi, world: World, bus: RedisBus
+) -> None:
+    """
+    spec/02 checks 58, 61, 63, 66: it waits for the run it names, and then gets the whole batch up to its limit; what is
+    there when it comes is answered at once.
+    """
+    session_id, elsewhere = await world.session(max_concurrent_runs=2), await world.running()
+    other, mine = [await world.running(session_id=session_id) for _ in range(2)]
+    params = {"after": 2, "wait_ms": 30_000, "run_id": mine.run_id, "limit": 2}
+    polling = asyncio.create_task(page(http, session_id, **params))
+    await eventually(lambda: _follows(live), GUARD_S)
+    for lease in (elsewhere, other, mine):
+        assert not polling.done()
+        stored = await world.append(lease, 3)
+        await bus.publish([(lease.session_id, [frame_of_event(event) for event in stored])])
+    assert numbers(await polling) == numbers(await page(http, session_id, **params)) == [6, 7]
+    for lease in (elsewhere, other, mine):
+        await world.queue.finish(lease, an_outcome())
+
+
 async def test_a_long_poll_hears_of_what_nobody_announced(
     http: httpx2.AsyncClient, live: LiveApi, world: World
 ) -> None:

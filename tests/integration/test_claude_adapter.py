@@ -215,7 +215,7 @@ async def test_what_a_run_asks_for_reaches_the_model(providers: ProviderServer, 
     """System prompt, bound of an answer, schema, model; and the prompt as it was written."""
     providers.script.add(s.tool("StructuredOutput", {"n": 1}))
     schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-    options = ProviderOptions(system_prompt="Speak Latin.", max_tokens=4_000, output_schema=schema)
+    options = ProviderOptions(system_prompt="Speak Latin.", max_tokens=4_000, output_schema=schema, allowed_tools=[])
     got = await told(adapter, ask("/clear @/etc/passwd", options, model="claude-sonnet-4-5"))
     assert got.completion
     assert got.completion.output == {"object": {"n": 1}}
@@ -224,6 +224,23 @@ async def test_what_a_run_asks_for_reaches_the_model(providers: ProviderServer, 
     assert "Speak Latin." in str(body["system"])
     assert len(str(body["system"])) < 2_000
     assert {"type": "text", "text": "/clear @/etc/passwd"}.items() <= body["messages"][-1]["content"][-1].items()
+
+
+async def test_images_reach_the_model(providers: ProviderServer, adapter: ClaudeAdapter) -> None:
+    """Behind the text of their message; blocks of another kind are refused at submit."""
+    pixel = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+    image = {"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": pixel}}
+    messages = [{"role": "user", "content": [{"type": "text", "text": "what is it?"}, image]}]
+    providers.script.add(s.text("a dot"))
+    execution = ask("")
+    adapter.validate_input({"messages": messages})
+    got = await told(adapter, replace(execution, run=replace(execution.run, input={"messages": messages})))
+    assert got.data("message_received")[0]["content"] == "a dot"
+    sent = providers.asked(MESSAGES)[0].body["messages"][-1]["content"]
+    told_blocks = [block.get("text") or block["source"]["media_type"] for block in sent]
+    assert told_blocks.index("what is it?") + 1 == told_blocks.index("image/png")
+    with pytest.raises(AsmError):
+        adapter.validate_input({"messages": [{"role": "user", "content": [{"type": "video"}]}]})
 
 
 # --- permissions and tools --------------------------------------------------------------------------------------------

@@ -49,6 +49,8 @@ def test_help_imports_nothing_heavy() -> None:
         (("wait", "run_x", "--server", "http://127.0.0.1:9"), 3),
         (("sessions", "--server", "http://127.0.0.1:9"), 3),
         (("tail", "ses_x", "--server", "http://127.0.0.1:9"), 3),
+        (("show", "run_x", "--server", "http://127.0.0.1:9"), 3),
+        (("tail", "ses_x", "--render", "loud"), 2),
         (("run",), 2),
         (("runs", "--limit", "0"), 2),
         (("no-such-command",), 2),
@@ -121,6 +123,38 @@ def test_submit_wait_tail_and_lists(dev: Dev) -> None:
     assert submitted["id"] in [run["id"] for run in json.loads(dev.asm("runs", "--json").stdout)["runs"]]
     assert submitted["session_id"] in dev.asm("sessions").stdout
     assert dev.asm("wait", "run_unknown").returncode == 1
+
+
+def test_events_are_shown_in_the_form_that_is_asked_for(dev: Dev) -> None:
+    """Of a run that goes on and of one that is stored; a device that is full is one line and exit 1."""
+    assert "r+ scripted >> hello\n" in dev.asm("run", "hello", "--render", "compact").stdout
+    session = json.loads(dev.asm("submit", "hello", "--json").stdout)["session_id"]
+    shown = {form: dev.asm("tail", session, "--render", form).stdout for form in ("studio", "verbose", "jsonl")}
+    assert "● scripted session started\n\n  hello\n" in shown["studio"]
+    assert "[run_completed] stop_reason=end_turn" in shown["verbose"]
+    numbers = [json.loads(line)["seq"] for line in shown["jsonl"].splitlines()]
+    assert numbers == list(range(1, len(numbers) + 1))
+    assert dev.asm("tail", session, "--render", "passthrough").stdout == ""
+    with Path("/dev/full").open("w") as full:
+        command = [*ASM, "tail", session, "--server", dev.url]
+        refused = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert (refused.returncode, refused.stderr) == (1, "asm: cannot write: No space left on device\n")
+
+
+def test_show_prints_what_was_said_and_done(dev: Dev, tmp_path: Path) -> None:
+    """Of a run or of a whole session, as text or as JSON; an unknown id is named."""
+    tool = {"name": "bash", "input": {"command": "make"}, "output": "done"}
+    script = tmp_path / "input.json"
+    script.write_text(json.dumps({"script": [{"tool": tool}, {"say": "It is made."}]}))
+    run = json.loads(dev.asm("submit", "--input", str(script), "--json").stdout)
+    dev.asm("wait", run["id"])
+    shown = dev.asm("show", run["id"]).stdout
+    assert shown.startswith(f"{run['id']}  completed  scripted\n")
+    assert "✓ Ran: make (exit 0, 4 chars)\n    │ done\n\n  It is made.\n" in shown
+    assert "session_completed" in dev.asm("show", run["session_id"], "--render", "lines").stdout
+    events = json.loads(dev.asm("show", run["id"], "--json").stdout)["events"]
+    assert {event["run_id"] for event in events} == {run["id"]}
+    assert dev.asm("show", "run_unknown").returncode == 1
 
 
 def test_cancel_stops_a_run_in_flight(dev: Dev, tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from shutil import which
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -65,7 +67,8 @@ def codex(tmp_path: Path, providers: ProviderServer, files: RememberedFiles) -> 
 async def test_a_text_turn(codex: AgentWorker, providers: ProviderServer) -> None:
     """One request, deltas as they come, the message from its final form, the tokens without the cached ones."""
     providers.script.add(s.text("hel", "lo").with_usage(input=10, output=5, cache_read=3, cache_write=2))
-    played = await codex.play("say hello", options={"system_prompt": "be brief"})
+    sdk_opts = {"developer_instructions": "be kind"}
+    played = await codex.play("say hello", options={"system_prompt": "be brief", "sdk_opts": sdk_opts})
     assert played.types == ["run_started", "message_received", "token_usage_updated"]
     assert [data["delta"] for data in played.all(T.MESSAGE_STREAMED)] == ["hel", "lo"]
     assert played.one(T.MESSAGE_RECEIVED) == {"content": "hello", "role": "assistant"}
@@ -77,6 +80,7 @@ async def test_a_text_turn(codex: AgentWorker, providers: ProviderServer) -> Non
     [asked] = providers.requests
     assert (asked.path, asked.headers["authorization"]) == ("/v1/responses", f"Bearer {KEY}")
     assert "be brief" in str(asked.body)
+    assert "be kind" in str(asked.body)
 
 
 async def test_tools(codex: AgentWorker, providers: ProviderServer) -> None:
@@ -116,6 +120,13 @@ async def test_a_call_that_codex_refuses_is_told_of(codex: AgentWorker, provider
 ASKING = {"cmd": "echo x > asked.txt", "sandbox_permissions": "require_escalated", "justification": "please"}
 
 
+def has_sandbox() -> bool:
+    """Codex's needs namespaces of users, which some machines do not allow."""
+    tried = which("unshare")
+    return tried is None or subprocess.run([tried, "-Ur", "true"], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not has_sandbox(), reason="no namespaces of users")
 @pytest.mark.parametrize(
     ("mode", "made"),
     [

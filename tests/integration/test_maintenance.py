@@ -34,7 +34,7 @@ from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.artifacts.registry import ArtifactRegistry
 from asm_core.stores.sql.maintenance import SqlMaintenance
-from tests.builders import NOW, an_outcome, eventually
+from tests.builders import NOW, an_event, an_outcome, eventually
 from tests.fixtures.resources import extended_domain
 from tests.fixtures.sql import DATABASES, SqlWorld
 
@@ -558,6 +558,8 @@ async def test_a_counter_with_events_outlives_its_session_row(broken: SqlWorld, 
     report = await maintenance.execute(RetentionPolicy(), TENANT)
     assert report.orphaned_sequences_cleaned == 0
     assert (await broken.row("session_sequences", session_id=session_id))["last_sequence"] == 4
+    [event] = await broken.store.append_events([an_event(session_id=session_id)], TENANT)
+    assert event.sequence_number == 5
 
 
 async def test_health_is_told_in_sentences(broken: SqlWorld, maintenance: SqlMaintenance) -> None:

@@ -22,6 +22,7 @@ from asm_core.config import Settings
 from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
+from asm_core.domain.provider_options import ProviderOptions
 from asm_core.domain.redaction import REDACTOR
 from asm_core.domain.session import DEFAULT_TENANT, Session
 from asm_core.logs import configure_logging
@@ -52,6 +53,9 @@ class Leaky:
 
     def validate_input(self, value: Mapping[str, Any]) -> None:
         """Takes anything."""
+
+    def validate_options(self, options: ProviderOptions) -> None:
+        """Takes them all."""
 
     async def execute(self, execution: Execution) -> AsyncGenerator[RawEvent | Completion, None]:
         given = execution.run.input or {}

@@ -74,6 +74,8 @@ def test_an_answer_without_a_reason_to_stop_is_cut_short() -> None:
     turn = AmpTurn()
     said(turn, text("aside"), stop_reason=None, parent="tu")
     assert not turn.is_cut_short
+    said(turn, text("look"), {"type": "tool_use", "id": "t", "name": "Bash"}, stop_reason=None)
+    assert not turn.is_cut_short
     said(turn, text("half"), stop_reason=None)
     assert turn.is_cut_short
 

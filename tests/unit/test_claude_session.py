@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from asm_core.adapters import claude_session
 from asm_core.adapters.claude_session import ClaudeSession
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.wire import dumps, loads
@@ -50,6 +51,11 @@ async def test_a_whole_record_is_restored_with_what_belongs_to_it(tmp_path: Path
     found = {path.relative_to(tmp_path / "there").as_posix(): path for path in (tmp_path / "there").rglob("*.jsonl")}
     assert found.keys() == {f"{ID}.jsonl", f"{ID}/subagents/agent-1.jsonl"}
     assert found[f"{ID}.jsonl"].read_text() == '{"a":1}\n'
+
+
+@pytest.fixture(autouse=True)
+def without_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claude_session, "PAUSE", 0)
 
 
 async def test_only_what_has_changed_is_kept_again(tmp_path: Path) -> None:
@@ -113,3 +119,16 @@ async def test_without_files_the_disk_is_all_there_is(tmp_path: Path) -> None:
     write(tmp_path, "1\n")
     await record.save(ID, is_whole=True)
     assert await record.restore(ID, was_cut=False)
+
+
+async def test_a_run_is_not_held_up_by_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What comes soon behind a saving waits for a later one, at the latest for the end."""
+    monkeypatch.setattr(claude_session, "PAUSE", 1e9)
+    kept = Kept()
+    record = ClaudeSession(tmp_path, kept)
+    for text in ("1\n", "1\n22\n"):
+        write(tmp_path, text)
+        await record.save(ID, is_whole=False)
+    assert kept.files[f"{ID}.jsonl"] == b"1\n"
+    await record.save(ID, is_whole=True)
+    assert kept.files[f"{ID}.jsonl"] == b"1\n22\n"

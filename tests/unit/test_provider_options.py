@@ -14,7 +14,7 @@ from asm_core.domain.tool import ToolAccess, ToolUse, judge
 FULL = {
     "system_prompt": "Be brief", "permission_mode": "plan", "max_turns": 3, "max_tokens": 100,
     "reasoning_effort": "low", "allowed_tools": ["look"], "denied_tools": ["bash"], "output_schema": {"type": "object"},
-    "mcp_servers": {"files": {"command": "serve"}}, "cwd": "/work", "sdk_opts": {"verbose": True},
+    "mcp_servers": {"files": {"command": "serve"}}, "cwd": "/work", "sdk_opts": {"verbose": True}, "record": True,
 }  # fmt: skip
 
 
@@ -29,6 +29,7 @@ def test_what_is_said_comes_back_and_nothing_else() -> None:
         ("max_turns", 0), ("max_turns", True), ("max_tokens", "7"), ("system_prompt", ""), ("cwd", 7),
         ("allowed_tools", "bash"), ("denied_tools", [""]), ("permission_mode", "yolo"), ("output_schema", []),
         ("mcp_servers", {"x": {}}), ("mcp_servers", {"x": "serve"}), ("sdk_opts", 1), ("tempo", "fast"),
+        ("record", "yes"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_is_refused_by_name(name: str, value: Any) -> None:
@@ -49,7 +50,7 @@ def test_a_run_goes_before_its_session_and_no_denial_is_lost() -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"mcp_servers": {"x": {"command": "serve"}}}, {"cwd": "/"}, {"sdk_opts": {"add_dirs": ["/"]}},
+        {"mcp_servers": {"x": {"command": "serve"}}}, {"cwd": "/"}, {"sdk_opts": {"add_dirs": ["/"]}}, {"record": True},
         {"permission_mode": "full_auto"}, {"permission_mode": "dangerously_skip_permissions"},
     ],
 )  # fmt: skip

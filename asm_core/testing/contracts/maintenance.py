@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asm_core.domain.errors import ErrorCode
+from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import EventType
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.domain.retention import PROTECTED_TYPES, RetentionPolicy
@@ -37,8 +37,11 @@ class MaintenanceContract:
     pytestmark = pytest.mark.asyncio
 
     async def test_it_is_known_as_one(self, maintenance: Maintenance) -> None:
-        """141."""
+        """141; and what is none is not."""
         assert as_maintenance(maintenance) is maintenance
+        with pytest.raises(AsmError) as caught:
+            as_maintenance("sqlite:///asm.db")
+        assert caught.value.code is ErrorCode.VALIDATION_ERROR
 
     # Sessions
 

@@ -13,6 +13,7 @@ import pytest
 from asm_core.domain.capability import Capability
 from asm_core.domain.errors import AsmError
 from asm_core.domain.event import EventType, valid_type
+from asm_core.domain.provider_options import NO_OPTIONS
 from asm_core.pipeline.normalize import NOT_FOR_ADAPTERS
 from asm_core.pipeline.validate import shape_warnings
 from asm_core.ports.provider import Completion, Execution, ProviderAdapter, RawEvent
@@ -73,6 +74,10 @@ class ProviderAdapterContract:
             adapter.validate_input(value)
         except AsmError as error:
             assert error.message
+
+    async def test_who_asks_for_nothing_is_refused_nothing(self, adapter: ProviderAdapter) -> None:
+        """Options have a meaning only where they say something."""
+        adapter.validate_options(NO_OPTIONS)
 
     # What it yields
 

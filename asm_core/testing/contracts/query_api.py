@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from asm_core.domain.errors import ErrorCode
+from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.event import Event, EventType
 from asm_core.domain.lifecycle import RunStatus, SessionStatus
 from asm_core.domain.run import Run, RunOptions
@@ -47,8 +47,11 @@ class QueryAPIContract:
     pytestmark = pytest.mark.asyncio
 
     async def test_it_is_known_as_one(self, query: QueryAPI) -> None:
-        """92."""
+        """92; and what is none is not."""
         assert as_query_api(query) is query
+        with pytest.raises(AsmError) as caught:
+            as_query_api("sqlite:///asm.db")
+        assert caught.value.code is ErrorCode.VALIDATION_ERROR
 
     # Sessions
 

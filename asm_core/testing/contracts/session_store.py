@@ -41,6 +41,7 @@ class SessionStoreContract:
         session = replace(session, status=SessionStatus.PAUSED, tags=("b", "a"))
         await store.save_session(session)
         assert await store.get_session(session.id, TENANT) == session
+        assert await session_ids(store) == set(), "a deleted one is in no list"
 
     async def test_a_session_that_is_not_there_is_said_so(self, store: SessionStore) -> None:
         """3, and DESIGN §12: what belongs to another tenant does not exist."""
