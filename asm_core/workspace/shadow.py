@@ -101,19 +101,25 @@ async def git(args: Sequence[str], cwd: Path, env: dict[str, str], *, accept: Se
         AsmError: `storage_error` for any other exit; `dependency_not_available` without git.
     """
     settings = [part for setting in NEUTRAL for part in ("-c", setting)]
-    argv, whole_env = ["git", *settings, *args], clean_env(ENVIRONMENT | env)
-    try:
-        done = await run_command(argv, cwd=cwd, env=whole_env, timeout_ms=None, max_output_bytes=MAX_LISTING_BYTES)
-    except AsmError as error:
-        if error.details.get("reason") != "command_not_found":
-            raise AsmError(ErrorCode.STORAGE_ERROR, f"git cannot run: {error.message}") from error
-        details = {"dependency": "git", "operation": "workspace"}
-        raise AsmError(ErrorCode.DEPENDENCY_NOT_AVAILABLE, "git is not installed", details=details) from error
+    done = await _run([*settings, *args], cwd, ENVIRONMENT | env)
     if done.exit_code not in accept:
         said = done.stderr.strip()[-MAX_SAID:]
         message = f"git command failed: git {args[0]} in {cwd}: {said or f'exit {done.exit_code}'}"
         raise AsmError(ErrorCode.STORAGE_ERROR, message, details={"operation": args[0], "exit_code": done.exit_code})
     return done
+
+
+async def _run(args: Sequence[str], cwd: Path, env: dict[str, str]) -> CommandResult:
+    """Whatever its exit. Raises AsmError `storage_error`, `dependency_not_available`."""
+    try:
+        return await run_command(
+            ["git", *args], cwd=cwd, env=clean_env(env), timeout_ms=None, max_output_bytes=MAX_LISTING_BYTES
+        )
+    except AsmError as error:
+        if error.details.get("reason") != "command_not_found":
+            raise AsmError(ErrorCode.STORAGE_ERROR, f"git cannot run: {error.message}") from error
+        details = {"dependency": "git", "operation": "workspace"}
+        raise AsmError(ErrorCode.DEPENDENCY_NOT_AVAILABLE, "git is not installed", details=details) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,8 +171,7 @@ class Shadow:
         """The user's own, read and not obeyed."""
         pattern = r"^core\.(autocrlf|excludesfile|attributesfile)$"
         env = {"GIT_DIR": str(self.repository.git_dir)}
-        argv = ["git", "config", "--null", "--get-regexp", pattern]
-        done = await run_command(argv, cwd=self.repository.root, env=clean_env({"LC_ALL": "C"} | env))
+        done = await _run(["config", "--null", "--get-regexp", pattern], self.repository.root, env)
         pairs = (entry.partition("\n") for entry in done.stdout.split("\0") if entry)
         return {name: value for name, _, value in pairs}
 
