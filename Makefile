@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 export PYTHONDONTWRITEBYTECODE ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo dev test check format fleet live bench clean
+.PHONY: help venv demo dev test check format docs fleet live bench clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -35,6 +35,9 @@ check: $(VENV)/.dev ## format, lint, strict types, import contracts, deployment 
 format: $(VENV)/.dev ## put the code into its standard form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(VENV)/.dev ## write docs/reference anew from the code
+	@for file in docs/*_reference.py; do $(BIN)/python $$file || exit 1; done
 
 fleet: $(VENV)/.test ## chaos at full length: kills, freezes, outages (ROUNDS=30)
 	@ASM_FLEET_ROUNDS=$(or $(ROUNDS),30) $(PYTEST) -s tests/fleet $(ARGS)

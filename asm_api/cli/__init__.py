@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from asm_api.cli import local, remote, serve
+from asm_api.cli import data, local, remote, serve
 
 app = typer.Typer(
     name="asm",
@@ -20,6 +20,8 @@ app = typer.Typer(
 for group in (local, serve, remote):
     for command in group.COMMANDS:
         app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
+for subcommands in data.GROUPS:
+    app.add_typer(subcommands)
 
 
 def main() -> None:

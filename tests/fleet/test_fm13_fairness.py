@@ -14,12 +14,16 @@ FOREVER = {"sleep_ms": 600_000}
 
 async def test_long_queue_of_one_session_does_not_hold_up_another(fleet: Fleet) -> None:
     """Two hundred runs wait in one session; a run of another one is served within a few of theirs."""
-    await fleet.start()
+    await fleet.start(1, slots=2)
     crowded, calm = await fleet.session(max_concurrent_runs=2, max_queued_runs=200), await fleet.session()
-    for _ in range(200):
+    holders = [await fleet.submit(crowded, FOREVER) for _ in range(2)]
+    for holder in holders:
+        await fleet.emitted(holder, "run_started")
+    for _ in range(198):
         await fleet.submit(crowded, {"sleep_ms": 20})
     calm_run = await fleet.submit(calm, {"say": "me too"})
-    await fleet.add_workers(1, slots=2)
+    for holder in holders:
+        await fleet.cancel(holder)
     await fleet.ends_well(60)
     query = "SELECT count(*) AS n FROM asm_runs WHERE session_id = %s AND started_at < %s"
     [before] = await fleet.sql(query, crowded, (await fleet.run(calm_run)).started_at)

@@ -1,0 +1,110 @@
+"""`asm query` and `asm maintenance` on a database of their own, as an operator runs them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asm_core import ScriptedAdapter, sync
+from tests.fixtures.dev import asm
+
+USAGE = {"usage": {"input_tokens": 10, "output_tokens": 5}}
+SAID = 4
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Three sessions of one run each, and one of another tenant."""
+    url = f"sqlite:///{tmp_path_factory.mktemp('data') / 'asm.db'}"
+    with sync.open_store(url) as store:
+        for tenant, how_many in (("default", 3), ("other", 1)):
+            with store.open_manager(ScriptedAdapter(), tenant_id=tenant) as manager:
+                for number in range(how_many):
+                    manager.run_once({"script": [{"say": f"number {number} [x]", "chunks": SAID}, USAGE]})
+    return url
+
+
+def ask(database: str, *arguments: str) -> Any:
+    answer = asm(*arguments, "--database-url", database, "--json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def test_pages_of_sessions_follow_each_other(database: str) -> None:
+    """Three sessions in pages of two, newest change first; the other tenant's is not among them."""
+    first = ask(database, "query", "sessions", "--limit", "2")
+    rest = ask(database, "query", "sessions", "--limit", "2", "--cursor", first["cursor"])
+    ids = [session["id"] for session in first["sessions"] + rest["sessions"]]
+    assert len(set(ids)) == 3
+    assert (first["has_more"], rest["has_more"]) == (True, False)
+    assert len(ask(database, "query", "sessions", "--tenant", "other")["sessions"]) == 1
+
+
+def test_runs_and_events_by_what_they_are(database: str) -> None:
+    """Filters reach the query: a status that occurs, one that does not; one run's streamed text."""
+    runs = ask(database, "query", "runs", "--status", "completed", "--status", "failed")["runs"]
+    assert len(runs) == 3
+    assert ask(database, "query", "runs", "--status", "failed")["runs"] == []
+    assert ask(database, "query", "runs", "--since", "2999-01-01")["runs"] == []
+    events = ask(database, "query", "events", "--run", runs[0]["id"], "--type", "message_streamed")["events"]
+    assert {event["run_id"] for event in events} == {runs[0]["id"]}
+    assert len(events) == SAID
+
+
+def test_sums(database: str) -> None:
+    """Tokens, cost and one session in numbers."""
+    assert ask(database, "query", "usage")["total_tokens"] == 45
+    assert ask(database, "query", "cost")["unmapped_runs"] == 3
+    session = ask(database, "query", "sessions", "--limit", "1")["sessions"][0]["id"]
+    stats = ask(database, "query", "stats", session)
+    assert (stats["run_count"], stats["token_totals"]["total_tokens"]) == (1, 15)
+
+
+def test_for_people(database: str) -> None:
+    """A table, with text as it is, and on stderr how to go on."""
+    answer = asm("query", "events", "--type", "message_received", "--limit", "2", "--database-url", database)
+    assert "number 2 [x]" in answer.stdout
+    assert "more: --cursor " in answer.stderr
+    assert asm("maintenance", "health", "--database-url", database).stdout == "sound\n"
+
+
+def test_retention_from_the_command_line(tmp_path: Path) -> None:
+    """Events are pruned down to what is kept; a policy is applied and tells what it did."""
+    url = f"sqlite:///{tmp_path / 'asm.db'}"
+    with sync.open_manager(url, ScriptedAdapter()) as manager:
+        session = manager.run_once({"script": [{"say": "a long story", "chunks": 30}]}).session_id
+    before = ask(url, "query", "stats", session)["event_count"]
+    assert ask(url, "maintenance", "prune", session, "--keep", "12") == {"events_pruned": before - 12}
+    assert ask(url, "query", "stats", session)["event_count"] == 12
+    report = ask(url, "maintenance", "run", "--max-events", "10")
+    assert (report["events_pruned"], report["errors"]) == (2, [])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        (("query", "runs", "--status", "odd"), 2, "status is unknown: 'odd'"),
+        (("query", "runs", "--cursor", "nonsense"), 2, "cursor"),
+        (("query", "events", "--order", "random"), 2, "order_by"),
+        (("query", "stats", "ses_nope"), 1, "no session ses_nope"),
+        (("maintenance", "run", "--completed-days", "soon"), 2, "--completed-days must be an integer"),
+        (("maintenance", "run", "--completed-days", "0"), 2, "max_completed_session_age_days"),
+    ],
+)
+def test_what_is_wrong_is_named(database: str, arguments: tuple[str, ...], code: int, said: str) -> None:
+    answer = asm(*arguments, "--database-url", database)
+    assert answer.returncode == code, answer.stderr
+    assert said in answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("url", ["sqlite:////nowhere/asm.db", "postgresql://127.0.0.1:9/x"])
+def test_a_database_that_is_not_there(url: str, tmp_path: Path) -> None:
+    """Exit 3 in one line, and no file is made."""
+    answer = asm("query", "runs", "--database-url", url)
+    assert answer.returncode == 3, answer.stderr
+    assert len(answer.stderr.strip().splitlines()) == 1
+    assert not Path("/nowhere").exists()
