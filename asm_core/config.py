@@ -77,6 +77,9 @@ class RunLimits:
     """Of a provider's request that failed before its first event, where another try may help."""
     max_retry_wait_s: float = 30.0
     """Before such a repetition; a provider that asks for more fails the run at once."""
+    workspace_timeout_s: float = 20.0
+    """For the snapshot before a run, for snapshot and diff after it, and for its rollback, each; with `cancel_grace_s`
+    they stay within the minute that a run has beyond its deadline."""
 
 
 RedactionPattern = str | tuple[str, str]
@@ -317,6 +320,8 @@ class Settings(BaseSettings, LibraryOptions):
     tools: list[str] = []
     """What models of the plain APIs and Claude may call in the worker's process: `module:attribute` of functions or
     tools."""
+    workspace_timeout_ms: int = Field(20_000, ge=1)
+    """For the snapshot of a run's workspace before it, for snapshot and diff after it, and for its rollback, each."""
     agents_dir: Path = Path("~/.asm/agents")
     """Where agents that are programs have their homes and folders, one of each per session."""
     artifacts_url: str = ""
@@ -413,6 +418,7 @@ class Settings(BaseSettings, LibraryOptions):
             idle_timeout_s=self.run_idle_timeout_ms / 1000,
             retries=self.provider_retries,
             max_retry_wait_s=self.provider_retry_max_wait_ms / 1000,
+            workspace_timeout_s=self.workspace_timeout_ms / 1000,
         )
 
     @property

@@ -23,6 +23,7 @@ from asm_core.manager.provider_files import RememberedFiles
 from asm_core.manager.runner import Runner
 from asm_core.manager.session_manager import ExecutionResult, SessionManager
 from asm_core.manager.sessions import Sessions
+from asm_core.manager.snapshots import Snapshots
 from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
@@ -35,6 +36,7 @@ from asm_core.ports.query import Maintenance, QueryAPI
 from asm_core.ports.queue import RunQueue
 from asm_core.ports.store import SessionStore
 from asm_core.stores.local.queue import LocalRunQueue
+from asm_core.workspace.opening import open_workspace
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -166,6 +168,7 @@ async def open_manager(
     *,
     tenant_id: str = DEFAULT_TENANT,
     run_limits: RunLimits | None = None,
+    artifacts: ArtifactStore | None = None,
 ) -> AsyncIterator[SessionManager]:
     """
     A manager that executes runs with this adapter; when the block ends, what still runs is stopped.
@@ -175,6 +178,7 @@ async def open_manager(
 
     Args:
         store: an open one, or the URL of one (`open_store`).
+        artifacts: where patches of workspaces go; without it they stay with their runs, up to `max_patch_bytes`.
     """
     async with AsyncExitStack() as stack:
         opened = await stack.enter_async_context(open_store(store)) if isinstance(store, str) else store
@@ -185,6 +189,7 @@ async def open_manager(
         publisher = await stack.enter_async_context(Publisher(bus, limits.publish_buffer).running())
         writer = await stack.enter_async_context(EventWriter(queue, publisher, limits, clock).running())
         hub = await stack.enter_async_context(Hub(bus, records, SUBSCRIBER_BUFFER).running())
+        times = run_limits or chosen.run_limits
         worker = LocalWorker(queue, opened.times, slots=SLOTS)
 
         def adapter_of(name: str) -> ProviderAdapter:
@@ -201,9 +206,15 @@ async def open_manager(
             wakeups=worker,
             adapter_of=adapter_of,
             files_of=RememberedFiles().of,
+            snapshots=Snapshots(
+                open=open_workspace,
+                artifacts_of=None if artifacts is None else lambda _lease: artifacts,
+                redactor=redactor,
+                timeout_s=times.workspace_timeout_s,
+            ),
             prices=price_list(chosen.pricing_table),
             redactor=redactor,
-            limits=run_limits or chosen.run_limits,
+            limits=times,
             outage_tolerance_s=limits.outage_tolerance_s,
             clock=clock,
         )

@@ -21,6 +21,7 @@ from asm_core.manager.continuity import Conversations
 from asm_core.manager.provider_files import kept_as_artifacts
 from asm_core.manager.runner import Runner
 from asm_core.manager.signals import StopCause
+from asm_core.manager.snapshots import Snapshots
 from asm_core.model_prices import price_list
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import SETTLE_S, Publisher
@@ -32,6 +33,7 @@ from asm_core.stores.artifacts.registry import ArtifactRegistry
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.engine import open_engine
 from asm_core.stores.sql.store import SqlSessionStore
+from asm_core.workspace.opening import open_workspace
 from asm_workers.broker import BrokerThread
 from asm_workers.canary import Canary
 from asm_workers.damper import Damper
@@ -147,6 +149,7 @@ async def _open_deps(
     stack.push_async_callback(store.close)
     damper = Damper(settings, wakeups)
     stack.push_async_callback(damper.close)
+    artifacts_of, redactor = _artifacts(settings, engine), settings.redactor
     providers = build_providers(settings, store)
     stack.push_async_callback(providers.close)
     return Deps(
@@ -159,9 +162,15 @@ async def _open_deps(
             publisher=publisher,
             wakeups=wakeups,
             adapter_of=providers.get,
-            files_of=kept_as_artifacts(_artifacts(settings, engine)),
+            files_of=kept_as_artifacts(artifacts_of),
+            snapshots=Snapshots(
+                open=open_workspace,
+                artifacts_of=artifacts_of,
+                redactor=redactor,
+                timeout_s=settings.run_limits.workspace_timeout_s,
+            ),
             prices=price_list(settings.pricing_table),
-            redactor=settings.redactor,
+            redactor=redactor,
             limits=settings.run_limits,
             outage_tolerance_s=settings.event_limits.outage_tolerance_s,
             clock=clock,

@@ -158,6 +158,7 @@ class Redactor:
             error=self.error(outcome.error) if outcome.error else None,
             data=self.value(outcome.data),
             provider_metadata=self.value(outcome.provider_metadata),
+            metadata=self.value(outcome.metadata),
         )
 
     def session(self, session: Session) -> Session:

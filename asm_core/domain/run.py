@@ -20,6 +20,7 @@ from asm_core.domain.session import (
     require_mapping,
     require_text,
 )
+from asm_core.domain.workspace import NO_WORKSPACE, WorkspaceOptions
 
 DEFAULT_TIMEOUT_MS = 3_600_000
 MAX_TIMEOUT_MS = 604_800_000
@@ -62,6 +63,7 @@ class RunOptions:
     continuation_opts: Mapping[str, int] = field(default_factory=dict)
     """Bounds of the conversation that is handed on, as of `transcript.Budget`."""
     provider_options: ProviderOptions = NO_OPTIONS
+    workspace: WorkspaceOptions = NO_WORKSPACE
 
     def to_map(self) -> dict[str, Any]:
         return {
@@ -74,6 +76,7 @@ class RunOptions:
             "continuation": str(self.continuation),
             "continuation_opts": dict(self.continuation_opts),
             "provider_options": to_jsonable(self.provider_options.to_map()),
+            "workspace": to_jsonable(self.workspace.to_map()),
         }
 
     @classmethod
@@ -83,6 +86,7 @@ class RunOptions:
             "on_worker_lost": OnWorkerLost(known.get("on_worker_lost", "fail")),
             "continuation": Continuation(known.get("continuation", "none")),
             "provider_options": ProviderOptions.from_map(known.get("provider_options") or {}),
+            "workspace": WorkspaceOptions.from_map(known.get("workspace") or {}),
         }
         return cls(**known | words)
 
@@ -220,6 +224,8 @@ class RunOutcome:
     provider_metadata: Mapping[str, Any] = field(default_factory=dict)
     """`provider_session_id`, `model`, …: kept on the run and under the session's `provider_sessions`."""
     turn_count: int = 0
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Laid over the run's own."""
 
 
 def parse_run_status(text: str) -> RunStatus:

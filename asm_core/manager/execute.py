@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping
 from contextlib import aclosing, suppress
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from asm_core.config import RunLimits
@@ -25,6 +26,7 @@ from asm_core.domain.reducer import RunResult
 from asm_core.domain.run import RunOutcome
 from asm_core.manager.retries import Retries
 from asm_core.manager.signals import RunSignals, StopCause
+from asm_core.manager.snapshots import RunWorkspace
 from asm_core.pipeline import ingest, ingest_end
 from asm_core.pipeline.context import RunContext
 from asm_core.pipeline.persist import RunWriter
@@ -49,6 +51,8 @@ class Attempt(NamedTuple):
     prices: PriceList
     redactor: Redactor = REDACTOR
     """For what is stored, here and with the outcome."""
+    workspace: RunWorkspace | None = None
+    """The folder that the run changes, if it is to be looked at."""
 
 
 async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunOutcome:
@@ -79,13 +83,22 @@ async def execute_run(attempt: Attempt, limits: RunLimits, clock: Clock) -> RunO
         raise LeaseLost(attempt.writer.lease.run_id)
     await _store_rest(attempt, ctx, result)
     outcome = _outcome_of_stop(cause, result) if cause else _outcome_of(pump, result)
+    if attempt.workspace:
+        outcome = await attempt.workspace.concluded(
+            outcome, partial(_store, ctx=ctx, writer=attempt.writer, result=result)
+        )
     outcome = _told(await _flushed(attempt.writer, outcome), attempt.adapter.name, limits.error_text)
     return attempt.redactor.outcome(outcome)
 
 
 async def _pump(attempt: Attempt, ctx: RunContext, result: RunResult, limits: RunLimits) -> Completion:
     """Store what opens the attempt, then everything the adapter emits."""
-    for raw in _opening(attempt):
+    for raw in _takeover(attempt):
+        await _store(raw, ctx, attempt.writer, result)
+    if attempt.workspace:
+        await attempt.workspace.begin(partial(_store, ctx=ctx, writer=attempt.writer, result=result))
+        await attempt.writer.flush()  # known before the provider acts, whatever becomes of this worker
+    for raw in _input(attempt):
         await _store(raw, ctx, attempt.writer, result)
     loop = asyncio.get_running_loop()
     try:
@@ -142,15 +155,17 @@ def _interrupted(call: Mapping[str, Any]) -> RawEvent:
     return RawEvent(EventType.TOOL_CALL_FAILED, {**call, "tool_output": INTERRUPTED, "is_error": True})
 
 
-def _opening(attempt: Attempt) -> list[RawEvent]:
-    """The takeover notice of a later attempt, so that readers can fold the dead one away; then the input."""
-    opening = []
-    if attempt.started.attempt > 1:
-        first, last = attempt.started.superseded or (None, None)
-        data = {"attempt": attempt.started.attempt, "superseded_from": first, "superseded_to": last}
-        opening.append(RawEvent(EventType.ERROR_RECOVERED, data))
-    messages = input_messages(attempt.execution.run.input)
-    return opening + [RawEvent(EventType.MESSAGE_SENT, message) for message in messages]
+def _takeover(attempt: Attempt) -> list[RawEvent]:
+    """The notice of a later attempt, so that readers can fold the dead one away."""
+    if attempt.started.attempt == 1:
+        return []
+    first, last = attempt.started.superseded or (None, None)
+    data = {"attempt": attempt.started.attempt, "superseded_from": first, "superseded_to": last}
+    return [RawEvent(EventType.ERROR_RECOVERED, data)]
+
+
+def _input(attempt: Attempt) -> list[RawEvent]:
+    return [RawEvent(EventType.MESSAGE_SENT, message) for message in input_messages(attempt.execution.run.input)]
 
 
 def _context(attempt: Attempt, clock: Clock) -> RunContext:

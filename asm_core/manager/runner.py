@@ -19,6 +19,7 @@ from asm_core.domain.tool import ToolUse, Verdict, judge
 from asm_core.manager.continuity import NOTHING, Continued, Conversations
 from asm_core.manager.execute import Attempt, execute_run
 from asm_core.manager.signals import RunSignals
+from asm_core.manager.snapshots import Snapshots
 from asm_core.pipeline.patience import patiently
 from asm_core.pipeline.persist import EventWriter
 from asm_core.pipeline.publish import Publisher
@@ -53,6 +54,7 @@ class Runner:
     wakeups: Wakeups
     adapter_of: Callable[[str], ProviderAdapter]
     files_of: Callable[[Lease, str], ProviderFiles]
+    snapshots: Snapshots
     prices: PriceList
     redactor: Redactor
     limits: RunLimits
@@ -100,9 +102,10 @@ class Runner:
             if error.code is not ErrorCode.INVALID_OPERATION:
                 raise
             return self.redactor.outcome(RunOutcome(status=RunStatus.FAILED, error=error))
-        outcome = await execute_run(
-            self._attempt(claim, run, started, adapter, before, signals), self.limits, self.clock
-        )
+        attempt = self._attempt(claim, run, started, adapter, before, signals)
+        folder = attempt.execution.options.cwd
+        async with self.snapshots.around(options.workspace, folder, claim.lease, signals) as workspace:
+            outcome = await execute_run(attempt._replace(workspace=workspace), self.limits, self.clock)
         return _with_report(outcome, before)
 
     def _attempt(

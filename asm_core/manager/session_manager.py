@@ -60,6 +60,11 @@ class ExecutionResult:
     events: Sequence[Event]
     """The run's events as they are stored, the terminal one last."""
 
+    @property
+    def workspace(self) -> Mapping[str, Any] | None:
+        """`backend, before_snapshot, after_snapshot, diff`, and `rollback` or `error`, of a run that asked for it."""
+        return self.output.get("workspace")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SessionManager:
@@ -158,7 +163,8 @@ class SessionManager:
         Args:
             required_capabilities: types that the provider must have (`tool`, `sampling`, …).
             optional_capabilities: types whose absence is noted in the run's metadata, under `capability_warnings`.
-            options: `model, timeout_ms, continuation, continuation_opts, metadata`, as of a submit over HTTP.
+            options: `model, timeout_ms, continuation, continuation_opts, provider_options, workspace, metadata`, as
+                of a submit over HTTP.
 
         Raises:
             AsmError: `session_not_found`, `validation_error`, `invalid_input`, `payload_too_large`,

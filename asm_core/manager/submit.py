@@ -20,6 +20,7 @@ from asm_core.domain.redaction import REDACTOR, Redactor
 from asm_core.domain.run import DEFAULT_TIMEOUT_MS, MAX_TIMEOUT_MS, Continuation, OnWorkerLost, RunOptions
 from asm_core.domain.session import Session
 from asm_core.domain.transcript import Budget
+from asm_core.domain.workspace import WorkspaceOptions, check_trusted_workspace
 from asm_core.pipeline.publish import Publisher
 from asm_core.ports.provider import ProviderAdapter, can_resume
 from asm_core.ports.queue import RunQueue, Submission, Submitted
@@ -52,6 +53,8 @@ class RunRequest:
     """`max_messages`, `max_chars`, `max_tokens_approx`."""
     provider_options: Mapping[str, Any] = field(default_factory=dict)
     """As of `ProviderOptions`."""
+    workspace: Mapping[str, Any] = field(default_factory=dict)
+    """As of `WorkspaceOptions`."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -127,7 +130,9 @@ class Submitter:
 
     def _storable(self, options: RunOptions) -> RunOptions:
         said = ProviderOptions.from_map(self.redactor.value(options.provider_options.to_map()))
-        return replace(options, model=self.redactor.value(options.model), provider_options=said)
+        workspace = WorkspaceOptions.from_map(self.redactor.value(options.workspace.to_map()))
+        model = self.redactor.value(options.model)
+        return replace(options, model=model, provider_options=said, workspace=workspace)
 
     def _storable_key(self, key: str | None) -> str | None:
         """A key that is a secret is kept as its digest: redacted, it could be taken for another."""
@@ -143,8 +148,12 @@ class Submitter:
         adapter = self.adapter_of(provider)
         adapter.validate_input(request.input)
         provider_options = ProviderOptions.from_map(request.provider_options)
+        workspace = WorkspaceOptions.from_map(request.workspace)
         if not self.trusts_submitters:
             check_trusted(provider_options)
+            check_trusted_workspace(workspace)
+        if workspace.enabled and not (workspace.path or provider_options.cwd):
+            raise _invalid("workspace.path", "is required where provider_options.cwd names no folder")
         adapter.validate_options(provider_options)
         if provider_options.record:
             RecordingAdapter(adapter)
@@ -158,6 +167,7 @@ class Submitter:
             continuation=_continuation(request.continuation, adapter),
             continuation_opts=_continuation_opts(request.continuation_opts),
             provider_options=provider_options,
+            workspace=workspace,
         )
 
 

@@ -55,6 +55,7 @@ def outcome_map(outcome: RunOutcome) -> Mapping[str, Any]:
             "data": outcome.data,
             "provider_metadata": outcome.provider_metadata,
             "turn_count": outcome.turn_count,
+            "metadata": outcome.metadata,
         }
     )
     return plain

@@ -46,6 +46,7 @@ async def test_a_submitted_run_waits_in_its_place(http: httpx2.AsyncClient, worl
         "continuation": "auto",
         "continuation_opts": {"max_messages": 5},
         "provider_options": {},
+        "workspace": {},
     }
     run = (await http.get(f"/v1/runs/{second['id']}")).json()
     assert (run["input"], run["metadata"], run["position"], run["status"]) == (INPUT["input"], {"n": 1}, 2, "pending")

@@ -32,6 +32,7 @@ FIGURES = {
     "recovery": {"fast"},
     "redaction": {"chunk", "output"},
     "startup": {"cpu_ms", "worker_s", "asm_dev"},
+    "workspace": {"git_status_ms", "snapshot_ms", "to_git_status"},
 }
 
 Done = subprocess.CompletedProcess[str]

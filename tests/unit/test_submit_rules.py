@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 import pytest
@@ -219,3 +220,21 @@ async def test_an_idempotency_key_that_is_a_secret_is_kept_as_its_digest() -> No
     assert first == again != other
     assert SECRET not in str(first)
     assert (await submitted(key="order-4711")).idempotency_key == "order-4711"
+
+
+async def test_a_workspace_names_its_folder() -> None:
+    """Itself, or by the folder in which the agent works; a bad one is an error to the caller."""
+    options = (await submitted(workspace={"enabled": True, "path": "/w"})).options
+    assert (options.workspace.enabled, options.workspace.path) == (True, "/w")
+    assert (await refused(workspace={"enabled": True})).details == {"field": "workspace.path"}
+    assert (await refused(workspace={"rollback": True})).details == {"field": "workspace.rollback"}
+
+
+async def test_only_trusted_submitters_choose_a_workspace() -> None:
+    """It lets a submitter read and restore a folder of the worker's machine."""
+    recorder = Recorder()
+    submitter = replace(a_submitter(recorder), trusts_submitters=False)
+    request = RunRequest(input={"prompt": "x"}, workspace={"enabled": True, "path": "/w"})
+    with pytest.raises(AsmError) as caught:
+        await submitter.submit(recorder.session.id, "default", request)
+    assert (caught.value.code, recorder.submissions) == (ErrorCode.FORBIDDEN, [])

@@ -31,7 +31,7 @@ def finish(tx: Tx, run_id: str, fence: int, outcome: Mapping[str, Any]) -> Settl
     provider said. Repeated after an unknown commit it finds the run terminal under its own fence, and says so.
 
     Args:
-        outcome: `{status, output, error, data, provider_metadata, turn_count}`, as plain JSON.
+        outcome: `{status, output, error, data, provider_metadata, turn_count, metadata}`, as plain JSON.
     """
     lease, run = held_lease(tx, run_id, fence), tx.db.find("runs", run_id)
     if lease is None or run is None:
@@ -43,6 +43,8 @@ def finish(tx: Tx, run_id: str, fence: int, outcome: Mapping[str, Any]) -> Settl
         status, error = "cancelled", None
     if status == "cancelled":
         data |= cancel_reason(run["cancel_kind"])
+    if outcome["metadata"]:
+        tx.db.update("runs", run_id, metadata={**run["metadata"], **outcome["metadata"]})
     events = end_run(
         tx, run, status, error=error, data=data, output=outcome["output"], fence=fence,
         provider_metadata=outcome["provider_metadata"], turn_count=outcome["turn_count"],

@@ -17,6 +17,9 @@ BEGIN
     v_error := NULL;
   END IF;
   IF v_status = 'cancelled' THEN v_data := v_data || asm_cancel_reason(r.cancel_kind); END IF;
+  IF p->'metadata' <> '{}' THEN  -- a terminal run's row does not change any more
+    UPDATE asm_runs SET metadata = metadata || (p->'metadata') WHERE id = p_run;
+  END IF;
   v_events := asm_end_run(p_run, v_status, v_error, v_data, nullif(p->'output', 'null'), p_fence,
                           p->'provider_metadata', (p->>'turn_count')::int);
   RETURN jsonb_build_object('status', v_status, 'events', v_events, 'wake', asm_successors(v_session, l.limiter));
