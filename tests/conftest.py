@@ -15,6 +15,7 @@ pytest_plugins = [
 FLEET = Path(__file__).parent / "fleet"
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where tests run in two processes, a file stays together, and fleets come one after the other."""
     for item in items:
