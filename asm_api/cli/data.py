@@ -1,5 +1,5 @@
 """
-Commands that ask a database itself, without a server: questions across sessions, and retention.
+Commands that work on a database itself, without a server: questions across sessions, retention, sessions as files.
 
 They need the rights of an operator: a tenant is named, not proved.
 """
@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -265,20 +266,71 @@ def maintenance_prune(
     print_json({"events_pruned": pruned}) if json else typer.echo(f"{pruned} events deleted")
 
 
+def export(
+    session: Annotated[str, typer.Argument(metavar="SESSION")],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="By default SESSION.jsonl; `-`: standard output.")
+    ] = None,
+    artifacts: Annotated[bool, typer.Option("--artifacts/--no-artifacts", help="With the bytes of artifacts.")] = True,
+    tenant: Tenant = "default",
+    database_url: DatabaseUrl = None,
+) -> None:
+    """Write a session, its runs, events and artifacts to one file that carries its own checksum."""
+    with _files(database_url) as (files, url), progress() as tell:
+        target = output or Path(f"{session}.jsonl")
+        size = files.export_to(target, url, session, tenant, with_artifacts=artifacts, tell=tell)
+    if str(target) != "-":
+        typer.echo(f"{target}: {size} bytes")
+
+
+def import_(
+    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    tenant: Tenant = "default",
+    database_url: DatabaseUrl = None,
+    json: Json = False,
+) -> None:
+    """Read a session from a file that `asm export` wrote; the ids stay, and nothing that is there is replaced."""
+    with _files(database_url) as (files, url), progress() as tell:
+        tell(f"importing {file}")
+        imported = files.import_from(file, url, tenant)
+    if json:
+        print_json(imported)
+    else:
+        parts = ", ".join(f"{imported[name]} {name}" for name in ("runs", "events", "artifacts"))
+        typer.echo(f"{imported['session_id']}: {parts}")
+
+
+COMMANDS = (export, import_)
+
+
 @contextmanager
 def _opened(database_url: str | None) -> Iterator[Store]:
     """The store, by the option or by the settings; a file that is not there is not made."""
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # the error says it, in one line
     with one_line_errors():
-        from asm_core.config import Settings
         from asm_core.sync import open_store
 
-        url = database_url or Settings().database_url
-        path = url.removeprefix("sqlite:///")
-        if path != url and not Path(path).is_file():
-            fail(f"no database at {path}", UNREACHABLE)
-        with open_store(url) as store:
+        with open_store(_url(database_url)) as store:
             yield store
+
+
+@contextmanager
+def _files(database_url: str | None) -> Iterator[tuple[ModuleType, str]]:
+    """What sessions as files need, and the database's URL."""
+    with one_line_errors():
+        from asm_api import session_files
+
+        yield session_files, _url(database_url)
+
+
+def _url(database_url: str | None) -> str:
+    from asm_core.config import Settings
+
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # the error says it, in one line
+    url = database_url or Settings().database_url
+    path = url.removeprefix("sqlite:///")
+    if path != url and not Path(path).is_file():
+        fail(f"no database at {path}", UNREACHABLE)
+    return url
 
 
 def _usage(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+import asm_core
 from asm_core import sync
 from asm_core.adapters.scripted import ScriptedAdapter
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -44,6 +46,13 @@ def test_a_runtime_serves_its_queue(store: sync.Store) -> None:
             held = runtime.submit_run({"script": [{"sleep_ms": 600_000}]})
             assert runtime.cancel_run(held.run_id) in (RunStatus.RUNNING, RunStatus.CANCELLED)
             assert runtime.await_run(held.run_id).status is RunStatus.CANCELLED
+
+
+@pytest.mark.parametrize("name", ["SessionManager", "SessionRuntime"])
+def test_every_verb_has_its_blocking_form(name: str) -> None:
+    asynchronous = vars(getattr(asm_core, name))
+    verbs = {verb for verb, call in asynchronous.items() if inspect.iscoroutinefunction(call) and verb[0] != "_"}
+    assert verbs <= set(dir(getattr(sync, name)))
 
 
 def test_queries_and_retention_answer_like_the_asynchronous_ones(store: sync.Store) -> None:
