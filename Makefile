@@ -23,7 +23,7 @@ dev: $(VENV)/.flower ## run everything on this machine until interrupted (ARGS="
 	@$(BIN)/asm dev $(ARGS)
 
 test: $(VENV)/.test ## all tests against a real Postgres and Redis
-	@$(PYTEST) -n 2 --dist loadgroup $(ARGS)
+	@$(PYTEST) -n 2 --no-loadscope-reorder $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, strict types, import contracts, deployment files
 	$(BIN)/ruff format --check .

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = [
     "tests.fixtures.postgres", "tests.fixtures.sqlite", "tests.fixtures.sql", "tests.fixtures.redis",
     "tests.fixtures.api", "tests.fixtures.artifacts", "tests.fixtures.providers", "tests.fixtures.processes",
 ]  # fmt: skip
 
-FLEET = Path(__file__).parent / "fleet"
 
-
-@pytest.hookimpl(tryfirst=True)  # before the groups are read
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+class FileByFile(LoadScopeScheduling):
     """Where tests run in two processes, a file stays together, and fleets come one after the other."""
-    for item in items:
-        group = "fleet" if FLEET in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(group))
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "fleet" if file.startswith("tests/fleet/") else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
+    return FileByFile(config, log)
 
 
 settings.register_profile("asm", deadline=None)  # a busy machine is no failure

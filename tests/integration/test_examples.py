@@ -6,43 +6,58 @@ import ast
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 FOLDER = Path(__file__).parents[2] / "examples"
-EXAMPLES = sorted(path.stem for path in FOLDER.glob("[a-z]*.py"))
-TIMEOUT_S = 60
 
-Done = subprocess.CompletedProcess[str]
+
+def _run_all() -> Any:
+    spec = spec_from_file_location("run_all", FOLDER / "run_all.py")
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+run_all = _run_all()
 
 
 @pytest.fixture(scope="module")
-def running() -> dict[str, Future[Done]]:
+def running() -> dict[str, Future[Any]]:
     """All of them, two at a time."""
-    with ThreadPoolExecutor(2) as pool:
-        return {name: pool.submit(_run, name) for name in EXAMPLES}
+    with ThreadPoolExecutor(run_all.AT_ONCE) as pool:
+        return {name: pool.submit(run_all.run, name) for name in run_all.NAMES}
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
-def test_example(name: str, running: dict[str, Future[Done]]) -> None:
-    done = running[name].result()
-    assert done.returncode == 0, done.stdout + done.stderr
-    if done.stdout.startswith("SKIP: "):
-        pytest.skip(done.stdout)
-    assert "  ok  " in done.stdout
+@pytest.mark.parametrize("name", run_all.NAMES)
+def test_example(name: str, running: dict[str, Future[Any]]) -> None:
+    ended = running[name].result()
+    if ended.state == "SKIP":
+        pytest.skip(ended.said)
+    assert ended.state == "ok", ended.said
+
+
+def test_all_at_once_says_how_each_ended() -> None:
+    """Its exit code tells programs; an unknown name is refused before anything runs."""
+    done = subprocess.run(
+        [sys.executable, str(FOLDER / "run_all.py"), "oneshot", "fork"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == "2 ok, 0 skipped, 0 failed"
+    unknown = subprocess.run(
+        [sys.executable, str(FOLDER / "run_all.py"), "nope"], capture_output=True, text=True, check=False
+    )
+    assert (unknown.returncode, "no such example: nope" in unknown.stderr) == (2, True)
 
 
 def test_the_examples_are_listed_with_what_they_show() -> None:
     """A row of the table for each, in the words of its docstring, and no other row."""
     table = [line for line in (FOLDER / "README.md").read_text().splitlines() if line.startswith("| [")]
-    assert sorted(table) == [f"| [{name}.py]({name}.py) | {_shows(name)} |" for name in EXAMPLES]
+    assert sorted(table) == [f"| [{name}.py]({name}.py) | {_shows(name)} |" for name in run_all.NAMES]
 
 
 def _shows(name: str) -> str | None:
     return ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text()))
-
-
-def _run(name: str) -> Done:
-    command = [sys.executable, str(FOLDER / f"{name}.py")]
-    return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
