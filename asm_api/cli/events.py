@@ -38,6 +38,7 @@ def show_events(events: Iterable[Event], render: Render, *, tool_output: str = "
     except BrokenPipeError:  # who read this has gone, which the command line knows how to end
         raise
     except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still held would fail again at exit
         fail(f"cannot write: {error.strerror or error}", FAILED)
 
 
