@@ -10,9 +10,12 @@ from typing import Any
 
 import pytest
 
-from asm_core import ScriptedAdapter, sync
+from asm_api.session_files import import_from
+from asm_core import AsmError, ScriptedAdapter, sync
+from asm_core.domain.errors import ErrorCode
 from asm_core.domain.retention import RetentionPolicy
 from asm_core.library import open_store
+from asm_core.ports.query import SessionSearch
 from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.artifacts.registry import ArtifactRegistry
@@ -167,19 +170,32 @@ def empty(_: list[bytes]) -> list[bytes]:
     return []
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    """A file's lines."""
+    folder = tmp_path_factory.mktemp("whole")
+    url = f"sqlite:///{folder / 'source.db'}"
+    exported(url, a_session(url, 1), folder / "file")
+    return (folder / "file").read_bytes().splitlines()
+
+
 @pytest.mark.parametrize("spoil", [cut, changed, longer, of_no_kind, of_text, empty])
 def test_a_spoilt_file_changes_nothing(
-    source: str, tmp_path: Path, spoil: Callable[[list[bytes]], list[bytes]]
+    whole: list[bytes], sqlite_path: Path, tmp_path: Path, spoil: Callable[[list[bytes]], list[bytes]]
 ) -> None:
-    """Exit 2 in one line that names the file, and the database stays empty."""
-    session_id, other, file = a_session(source, 1), f"sqlite:///{tmp_path / 'other.db'}", tmp_path / "file"
-    exported(source, session_id, file)
-    file.write_bytes(b"\n".join(spoil(file.read_bytes().splitlines())))
-    assert asm("migrate", "--database-url", other).returncode == 0
-    answer = asm("import", str(file), "--database-url", other)
+    """The error names the file, and the database stays empty."""
+    file = tmp_path / "file"
+    file.write_bytes(b"\n".join(spoil(whole)))
+    with pytest.raises(AsmError, match="cannot import") as refused:
+        import_from(file, f"sqlite:///{sqlite_path}", "default")
+    assert (refused.value.code, str(file) in refused.value.message) == (ErrorCode.VALIDATION_ERROR, True)
+    with sync.open_store(f"sqlite:///{sqlite_path}") as store:
+        assert not store.queries().search_sessions("default", SessionSearch()).items
+
+
+def test_a_file_that_is_not_there(sqlite_path: Path) -> None:
+    answer = asm("import", "/nowhere/file", "--database-url", f"sqlite:///{sqlite_path}")
     assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (2, 1), answer.stderr
-    assert f"cannot import {file}" in answer.stderr
-    assert json.loads(asm("query", "sessions", "--database-url", other, "--json").stdout)["sessions"] == []
 
 
 def test_a_run_that_has_not_ended_is_not_imported(source: str, tmp_path: Path) -> None:
