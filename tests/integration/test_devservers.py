@@ -23,7 +23,7 @@ import pytest
 import redis
 
 from asm_core import devprograms, devservers
-from asm_core.devprograms import find_postgres, find_redis
+from asm_core.devprograms import copy_programs, find_postgres, find_redis
 from asm_core.devservers import Server, start_postgres, start_redis
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -302,8 +302,12 @@ def test_root_uses_folders_that_only_root_may_enter(
 
 @pytest.mark.skipif(not ROOT, reason="needs root to become somebody else; all other tests run as this user anyway")
 @pytest.mark.parametrize("uid", [pwd.getpwnam("nobody").pw_uid, 54_321], ids=["nobody", "user without a name"])
-def test_other_users_start_both_servers(open_dir: Path, uid: int) -> None:
-    """An ordinary user, and one that the user database does not know, as containers have them."""
+def test_other_users_start_both_servers(monkeypatch: pytest.MonkeyPatch, open_dir: Path, uid: int) -> None:
+    """
+    An ordinary user, and one that the user database does not know, as containers have them. The programs lie where they
+    may look, wherever this checkout is.
+    """
+    _use_copies(monkeypatch, open_dir)
     program = f"""
 import ctypes, encodings.idna, os, pathlib, sys
 import psycopg, redis, redis.backoff, redis.retry
@@ -323,6 +327,15 @@ with start_postgres(folder / "pg", durable=False) as pg, start_redis(folder / "r
     with _child(program, open_dir) as child:
         said, complaint = child.communicate(timeout=60)
     assert (said.split(), child.returncode) == (["42", "True"], 0), complaint
+
+
+def _use_copies(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Of the programs that come from wheels, in a folder for everybody."""
+    postgres, server = find_postgres(), find_redis()
+    if postgres.origin.startswith("wheel"):
+        monkeypatch.setenv("ASM_PG_BINDIR", str(copy_programs(postgres.path, folder / "programs")))
+    if server.origin.startswith("wheel"):
+        monkeypatch.setenv("ASM_REDIS_SERVER", shutil.copy(server.path, folder / server.path.name))
 
 
 def _start(kind: str, folder: Path) -> Server:
