@@ -335,7 +335,7 @@ def _use_copies(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     if postgres.origin.startswith("wheel"):
         monkeypatch.setenv("ASM_PG_BINDIR", str(copy_programs(postgres.path, folder / "programs")))
     if server.origin.startswith("wheel"):
-        monkeypatch.setenv("ASM_REDIS_SERVER", shutil.copy(server.path, folder / server.path.name))
+        monkeypatch.setenv("ASM_REDIS_SERVER", str(shutil.copy(server.path, folder)))
 
 
 def _start(kind: str, folder: Path) -> Server:
