@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from copy import copy
@@ -54,7 +55,7 @@ CAPABILITIES = (
 )
 
 
-class ApiAdapter:
+class ApiAdapter(ABC):
     """
     A provider that is reached by its SDK over HTTP, with our own loop over tools. Keeps no session of its own: a run
     that goes on from a conversation is told it again.
@@ -132,16 +133,17 @@ class ApiAdapter:
     _own: ClassVar[frozenset[str]]
     """Fields of a request that `sdk_opts` may not set."""
 
+    @abstractmethod
     def _protocol(self, model: str) -> ModelProtocol:
-        raise NotImplementedError
+        """How this model is asked, and answers."""
 
+    @abstractmethod
     def _connect(self, sdk: ModuleType, **access: Any) -> Any:
         """The SDK's client."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _create(self, client: Any) -> Any:
         """The client's method that takes a request."""
-        raise NotImplementedError
 
     # Requests
 
