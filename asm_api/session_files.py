@@ -18,7 +18,7 @@ from asm_core.library import Store, open_store
 from asm_core.stores.artifacts.opening import open_artifact_store
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.artifacts.registry import ArtifactRegistry
-from asm_core.stores.sql.transfer import export_session, import_session
+from asm_core.stores.session_file import export_session, import_session
 
 MIB = 1024 * 1024
 

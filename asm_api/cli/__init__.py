@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from asm_api.cli import data, local, remote, serve
+from asm_api.cli import local, maintenance, query, remote, serve, transfer
 
 app = typer.Typer(
     name="asm",
@@ -17,10 +17,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (local, serve, remote, data):
+for group in (local, serve, remote, transfer):
     for command in group.COMMANDS:
         app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
-for subcommands in data.GROUPS:
+for subcommands in (query.app, maintenance.app):
     app.add_typer(subcommands)
 
 

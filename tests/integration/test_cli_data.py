@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from asm_core import ScriptedAdapter, sync
+from asm_core.library import open_store
+from asm_core.stores.artifacts.file import FileArtifactStore
+from asm_core.stores.artifacts.registering import RegisteringArtifactStore
+from asm_core.stores.artifacts.registry import ArtifactRegistry
+from asm_core.stores.sql.tables import sessions
 from tests.fixtures.dev import asm
 
 USAGE = {"usage": {"input_tokens": 10, "output_tokens": 5}}
@@ -29,6 +36,12 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def ask(database: str, *arguments: str) -> Any:
     answer = asm(*arguments, "--database-url", database, "--json")
+    assert answer.returncode == 0, answer.stderr
+    return json.loads(answer.stdout)
+
+
+def maintained(url: str, env: dict[str, str]) -> Any:
+    answer = asm("maintenance", "run", "--database-url", url, "--json", env=env)
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
 
@@ -83,6 +96,25 @@ def test_retention_from_the_command_line(tmp_path: Path) -> None:
     assert (report["events_pruned"], report["errors"]) == (2, [])
 
 
+async def test_retention_starts_from_the_settings(tmp_path: Path) -> None:
+    """What was deleted two days ago goes for good when the settings say one day, with the bytes of its artifacts."""
+    url, folder = f"sqlite:///{tmp_path / 'asm.db'}", tmp_path / "artifacts"
+    with sync.open_manager(url, ScriptedAdapter()) as manager:
+        session = manager.run_once({"script": [{"say": "hello"}]}).session_id
+    async with open_store(url) as store:
+        assert store.engine is not None
+        blobs, registry = FileArtifactStore(folder), ArtifactRegistry(store.engine)
+        await RegisteringArtifactStore(blobs, registry, "default", session_id=session).put("key", b"bytes")
+        two_days_ago = datetime.now(UTC) - timedelta(days=2)
+        async with store.engine.begin() as connection:
+            await connection.execute(sa.update(sessions).values(deleted_at=two_days_ago))
+    artifacts = {"ASM_ARTIFACTS_URL": folder.as_uri()}
+    assert maintained(url, artifacts)["sessions_hard_deleted"] == 0
+    report = maintained(url, artifacts | {"ASM_RETENTION_HARD_DELETE_AFTER_DAYS": "1"})
+    assert (report["sessions_hard_deleted"], report["errors"]) == (1, [])
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
@@ -91,7 +123,8 @@ def test_retention_from_the_command_line(tmp_path: Path) -> None:
         (("query", "events", "--order", "random"), 2, "order_by"),
         (("query", "stats", "ses_nope"), 1, "no session ses_nope"),
         (("maintenance", "run", "--completed-days", "soon"), 2, "--completed-days must be an integer"),
-        (("maintenance", "run", "--completed-days", "0"), 2, "max_completed_session_age_days"),
+        (("maintenance", "run", "--completed-days", "0"), 2, "--completed-days must be an integer from 1"),
+        (("maintenance", "run", "--max-events", "none"), 2, "`infinity`, not 'none'"),
     ],
 )
 def test_what_is_wrong_is_named(database: str, arguments: tuple[str, ...], code: int, said: str) -> None:
