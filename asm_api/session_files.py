@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -54,8 +56,14 @@ def export_to(
 
 
 def import_from(file: Path, url: str, tenant_id: str) -> dict[str, Any]:
-    """What was imported. Raises as `import_session`."""
-    return asyncio.run(_import(file, url, tenant_id))
+    """What was imported; `-` is standard input. Raises as `import_session`."""
+    if str(file) != "-":
+        return asyncio.run(_import(file, url, tenant_id))
+    with TemporaryDirectory() as folder:  # it is read more than once
+        whole = Path(folder, "stdin")
+        with whole.open("wb") as copy:
+            shutil.copyfileobj(sys.stdin.buffer, copy)
+        return asyncio.run(_import(whole, url, tenant_id))
 
 
 async def _export(

@@ -32,7 +32,7 @@ def export(
 
 
 def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="`-`: standard input.")],
     tenant: Tenant = "default",
     database_url: DatabaseUrl = None,
     json: Json = False,

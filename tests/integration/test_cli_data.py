@@ -16,7 +16,7 @@ from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.artifacts.registry import ArtifactRegistry
 from asm_core.stores.sql.tables import sessions
-from tests.fixtures.dev import asm
+from tests.fixtures.dev import asm, asm_here
 
 USAGE = {"usage": {"input_tokens": 10, "output_tokens": 5}}
 SAID = 4
@@ -35,13 +35,13 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def ask(database: str, *arguments: str) -> Any:
-    answer = asm(*arguments, "--database-url", database, "--json")
+    answer = asm_here(*arguments, "--database-url", database, "--json")
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
 
 
 def maintained(url: str, env: dict[str, str]) -> Any:
-    answer = asm("maintenance", "run", "--database-url", url, "--json", env=env)
+    answer = asm_here("maintenance", "run", "--database-url", url, "--json", env=env)
     assert answer.returncode == 0, answer.stderr
     return json.loads(answer.stdout)
 
@@ -78,10 +78,10 @@ def test_sums(database: str) -> None:
 
 def test_for_people(database: str) -> None:
     """A table, with text as it is, and on stderr how to go on."""
-    answer = asm("query", "events", "--type", "message_received", "--limit", "2", "--database-url", database)
+    answer = asm_here("query", "events", "--type", "message_received", "--limit", "2", "--database-url", database)
     assert "number 2 [x]" in answer.stdout
     assert "more: --cursor " in answer.stderr
-    assert asm("maintenance", "health", "--database-url", database).stdout == "sound\n"
+    assert asm_here("maintenance", "health", "--database-url", database).stdout == "sound\n"
 
 
 def test_retention_from_the_command_line(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ async def test_retention_starts_from_the_settings(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_wrong_is_named(database: str, arguments: tuple[str, ...], code: int, said: str) -> None:
-    answer = asm(*arguments, "--database-url", database)
+    answer = asm_here(*arguments, "--database-url", database)
     assert answer.returncode == code, answer.stderr
     assert said in answer.stderr
     assert len(answer.stderr.strip().splitlines()) == 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from asm_core.ports.query import SessionSearch
 from asm_core.stores.artifacts.file import FileArtifactStore
 from asm_core.stores.artifacts.registering import RegisteringArtifactStore
 from asm_core.stores.artifacts.registry import ArtifactRegistry
-from tests.fixtures.dev import asm
+from tests.fixtures.dev import ASM, asm_here
 
 USAGE = {"usage": {"input_tokens": 10, "output_tokens": 5}}
 PATCH = os.urandom(3_000_000)
@@ -64,7 +66,7 @@ async def bytes_of(url: str, folder: Path) -> dict[str, bytes]:
 
 
 def exported(url: str, session_id: str, file: Path, **env: str) -> list[dict[str, Any]]:
-    answer = asm("export", session_id, "--output", str(file), "--database-url", url, env=env)
+    answer = asm_here("export", session_id, "--output", str(file), "--database-url", url, env=env)
     assert answer.returncode == 0, answer.stderr
     return [json.loads(line) for line in file.read_bytes().splitlines()]
 
@@ -80,14 +82,27 @@ async def test_a_session_is_the_same_in_another_database(source: str, target: st
     await with_artifacts(source, here, session_id)
     first = exported(source, session_id, tmp_path / "first", ASM_ARTIFACTS_URL=here.as_uri())
     env = {"ASM_ARTIFACTS_URL": there.as_uri()}
-    answer = asm("import", str(tmp_path / "first"), "--database-url", target, "--json", env=env)
+    answer = asm_here("import", str(tmp_path / "first"), "--database-url", target, "--json", env=env)
     assert answer.returncode == 0, answer.stderr
     events = sum("event" in value for value in first)
     assert json.loads(answer.stdout) == {"session_id": session_id, "runs": 2, "events": events, "artifacts": 3}
     assert await bytes_of(target, there) == KEYS
     again = exported(target, session_id, tmp_path / "again", **env)
     assert without(again, "artifact", "bytes", "end") == without(first, "artifact", "bytes", "end")
-    assert asm("verify", "--database-url", target).returncode == 0
+    assert asm_here("verify", "--database-url", target).returncode == 0
+
+
+def test_a_session_through_a_pipe(source: str, tmp_path: Path) -> None:
+    """From one process into another, with no file between."""
+    session_id, target = a_session(source), f"sqlite:///{tmp_path / 'target.db'}"
+    with sync.open_store(target):
+        pass
+    with sync.open_manager(source, ScriptedAdapter()) as manager:
+        events = len(manager.get_session_events(session_id))
+    asm = shlex.join(ASM)
+    pipe = f"{asm} export {session_id} -o - --database-url {source} | {asm} import - --database-url {target}"
+    done = subprocess.run(pipe, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, f"{session_id}: 2 runs, {events} events, 0 artifacts\n"), done.stderr
 
 
 async def test_pruned_events_stay_accounted_for(source: str, target: str, tmp_path: Path) -> None:
@@ -97,9 +112,9 @@ async def test_pruned_events_stay_accounted_for(source: str, target: str, tmp_pa
         policy = RetentionPolicy(max_events_per_session=10, prune_event_types_first=("token_usage_updated",))
         assert store.maintenance().prune_session_events(session_id, "default", policy)
     first = exported(source, session_id, tmp_path / "first")
-    assert asm("import", str(tmp_path / "first"), "--database-url", target).returncode == 0
+    assert asm_here("import", str(tmp_path / "first"), "--database-url", target).returncode == 0
     assert without(exported(target, session_id, tmp_path / "again"), "end") == without(first, "end")
-    answer = asm("verify", "--database-url", target)
+    answer = asm_here("verify", "--database-url", target)
     assert answer.returncode == 0, answer.stdout
 
 
@@ -112,18 +127,18 @@ async def test_a_fork_becomes_a_session_of_its_own(source: str, target: str, tmp
     exported(source, fork, tmp_path / "fork")
     exported(source, parent, tmp_path / "parent")
     for name in ("fork", "parent"):
-        answer = asm("import", str(tmp_path / name), "--database-url", target)
+        answer = asm_here("import", str(tmp_path / name), "--database-url", target)
         assert answer.returncode == 0, answer.stderr
     with sync.open_manager(target, ScriptedAdapter()) as manager:
         assert [(e.type, e.sequence_number, e.data) for e in manager.get_session_events(fork)] == told
-    assert asm("verify", "--database-url", target).returncode == 0
+    assert asm_here("verify", "--database-url", target).returncode == 0
 
 
 def test_what_is_there_is_not_replaced(source: str, tmp_path: Path) -> None:
     session_id = a_session(source)
     before = exported(source, session_id, tmp_path / "first")
     for tenant in ("default", "other"):
-        answer = asm("import", str(tmp_path / "first"), "--database-url", source, "--tenant", tenant)
+        answer = asm_here("import", str(tmp_path / "first"), "--database-url", source, "--tenant", tenant)
         assert answer.returncode != 0
         assert f"session id {session_id} is taken [already_exists]" in answer.stderr
     assert exported(source, session_id, tmp_path / "again") == before
@@ -139,11 +154,11 @@ async def test_an_artifacts_key_that_is_taken_imports_nothing(source: str, tmp_p
         assert store.engine is not None
         artifacts = RegisteringArtifactStore(FileArtifactStore(here), ArtifactRegistry(store.engine), "default")
         await artifacts.put("note", b"mine")
-        answer = asm("import", str(tmp_path / "first"), "--database-url", other, env=env)
+        answer = asm_here("import", str(tmp_path / "first"), "--database-url", other, env=env)
         assert "artifact id note is taken" in answer.stderr
         assert await artifacts.get("note") == b"mine"
         assert await artifacts.head("patch") is None
-    assert json.loads(asm("query", "sessions", "--database-url", other, "--json").stdout)["sessions"] == []
+    assert json.loads(asm_here("query", "sessions", "--database-url", other, "--json").stdout)["sessions"] == []
 
 
 def cut(lines: list[bytes]) -> list[bytes]:
@@ -194,7 +209,7 @@ def test_a_spoilt_file_changes_nothing(
 
 
 def test_a_file_that_is_not_there(sqlite_path: Path) -> None:
-    answer = asm("import", "/nowhere/file", "--database-url", f"sqlite:///{sqlite_path}")
+    answer = asm_here("import", "/nowhere/file", "--database-url", f"sqlite:///{sqlite_path}")
     assert (answer.returncode, len(answer.stderr.strip().splitlines())) == (2, 1), answer.stderr
 
 
@@ -204,15 +219,15 @@ def test_a_run_that_has_not_ended_is_not_imported(source: str, tmp_path: Path) -
         session = manager.open_session("agent")
         run = manager.start_run(session.id, {"prompt": "wait"})
     exported(source, session.id, tmp_path / "first")
-    answer = asm("import", str(tmp_path / "first"), "--database-url", source)
+    answer = asm_here("import", str(tmp_path / "first"), "--database-url", source)
     assert answer.returncode == 2
     assert f"run {run.id} is pending; export the session again when its runs have ended" in answer.stderr
 
 
 def test_an_export_that_fails_leaves_no_file(source: str, tmp_path: Path) -> None:
     a_session(source)
-    unknown = asm("export", "ses_nope", "--output", str(tmp_path / "out"), "--database-url", source)
+    unknown = asm_here("export", "ses_nope", "--output", str(tmp_path / "out"), "--database-url", source)
     assert (unknown.returncode, "no session ses_nope" in unknown.stderr) == (1, True)
     assert not [*tmp_path.glob("out*")]
-    nowhere = asm("export", "ses_nope", "--output", str(tmp_path / "no" / "out"), "--database-url", source)
+    nowhere = asm_here("export", "ses_nope", "--output", str(tmp_path / "no" / "out"), "--database-url", source)
     assert (nowhere.returncode, "cannot write" in nowhere.stderr) == (1, True)
