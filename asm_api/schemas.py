@@ -97,8 +97,8 @@ class SubmitRequest(Request):
     """`system_prompt, permission_mode, max_turns, max_tokens, reasoning_effort, allowed_tools, denied_tools,
     output_schema`; for trusted submitters also `mcp_servers, cwd, sdk_opts` and the widest permission modes."""
     workspace: JsonObject = Field(default_factory=dict)
-    """`enabled, path, strategy, capture_patch, max_patch_bytes, rollback_on_failure, ignore`: snapshots of a folder
-    around the run; for trusted submitters only."""
+    """`enabled, path, strategy, capture_patch, max_patch_bytes, max_untracked_bytes, rollback_on_failure, ignore`:
+    snapshots of a folder around the run; for trusted submitters only."""
     metadata: JsonObject = Field(default_factory=dict)
 
     def run_request(self) -> RunRequest:

@@ -16,6 +16,7 @@ from asm_core.domain.session import require_mapping, require_text
 DEFAULT_MAX_PATCH_BYTES = 1_048_576
 LARGEST_PATCH_BYTES = 4_194_304
 """A patch that is embedded travels in the run's row."""
+DEFAULT_MAX_UNTRACKED_BYTES = 1024**3
 MAX_PATHS = 10_000
 """Names of changed files that a diff tells in its plain form."""
 NOT_TOLD = frozenset({"file_hashes"})
@@ -91,6 +92,8 @@ class WorkspaceOptions:
     capture_patch: bool = True
     max_patch_bytes: int = DEFAULT_MAX_PATCH_BYTES
     """Of a patch kept with the run; where artifacts are kept, it is one of them, whole."""
+    max_untracked_bytes: int = DEFAULT_MAX_UNTRACKED_BYTES
+    """Of files that git neither tracks nor ignores, which a snapshot writes into the repository; more is an error."""
     rollback_on_failure: bool = False
     """Whether a run that does not complete leaves the folder as it was; with git only."""
     ignore: Ignore = NOTHING_IGNORED
@@ -107,6 +110,8 @@ class WorkspaceOptions:
         most = self.max_patch_bytes
         if type(most) is not int or not 0 <= most <= LARGEST_PATCH_BYTES:
             raise _invalid("max_patch_bytes", f"must be from 0 to {LARGEST_PATCH_BYTES}, not {most!r}")
+        if type(self.max_untracked_bytes) is not int or self.max_untracked_bytes < 0:
+            raise _invalid("max_untracked_bytes", f"must be an integer from 0, not {self.max_untracked_bytes!r}")
         if self.rollback_on_failure and self.strategy is Strategy.HASH:
             raise _invalid("rollback_on_failure", "needs git; hashes cannot restore anything")
 

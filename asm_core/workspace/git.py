@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from json import dumps, loads
 from pathlib import Path, PurePosixPath
@@ -24,7 +25,7 @@ from typing import Any, NamedTuple
 from asm_core.clock import SystemClock, new_id
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.domain.fields import clean_text
-from asm_core.domain.workspace import NOTHING_IGNORED, Diff, Ignore, Rollback, Snapshot
+from asm_core.domain.workspace import Diff, Rollback, Snapshot, WorkspaceOptions
 from asm_core.workspace.belongings import Belongings
 from asm_core.workspace.ignoring import exclude_lines, literal_lines
 from asm_core.workspace.shadow import NESTED, Shadow, together
@@ -72,16 +73,15 @@ class GitWorkspace:
         shadow: not open yet.
         path: as the caller names the folder; the whole repository around it is seen.
         keep_as: under which name `keep` keeps; of the run.
-        exact: note what a rollback needs beside the tree.
+        options: `ignore`, `max_untracked_bytes`; with `rollback_on_failure` a snapshot notes what a rollback needs
+            beside the tree.
     """
 
     backend = "git"
 
-    def __init__(
-        self, shadow: Shadow, path: str, keep_as: str, ignore: Ignore = NOTHING_IGNORED, *, exact: bool
-    ) -> None:
+    def __init__(self, shadow: Shadow, path: str, keep_as: str, options: WorkspaceOptions) -> None:
         self._shadow, self._root = shadow, shadow.repository.root
-        self._path, self._ignore, self._exact = path, ignore, exact
+        self._path, self._options = path, options
         self._kept = REFS + keep_as
         self._converts = False
 
@@ -89,12 +89,15 @@ class GitWorkspace:
         """Raises AsmError `storage_error`, `dependency_not_available`."""
         self._converts = await self._shadow.open()
         with self._shadow.excludes.open("a") as excludes:
-            excludes.write(exclude_lines(self._ignore))
+            excludes.write(exclude_lines(self._options.ignore))
 
     # Snapshots
 
     async def snapshot(self, label: str | None = None) -> Snapshot:
-        _, head = await together(self._stage(), self._head())
+        return await self._snapshot(label, self._options.max_untracked_bytes)
+
+    async def _snapshot(self, label: str | None, most: int | None) -> Snapshot:
+        _, head = await together(self._stage(most), self._head())
         if head.commit:
             self._shadow.head.write_text(f"{head.commit}\n")  # so that it lists no more than the differences
         tree, belongings = await together(self._tree(), self._belongings())
@@ -144,13 +147,27 @@ class GitWorkspace:
         except (ValueError, TypeError, KeyError) as cause:  # whoever works in the repository can write there, too
             raise AsmError(ErrorCode.STORAGE_ERROR, f"the snapshot {commit} is not one of ours") from cause
 
-    async def _stage(self) -> None:
+    async def _stage(self, most: int | None) -> None:
         """The private index becomes what the working tree is."""
         trusted = not self._shadow.index.exists() and await self._seed()
+        if most is not None:
+            await self._require_room(most)
         await self._add_all()
         if trusted and await self._shadow.names("ls-files", "-z", "--", ":(glob)**/.gitattributes"):
             self._distrust_index()
             await self._add_all()
+
+    async def _require_room(self, most: int) -> None:
+        untracked = await self._shadow.names("ls-files", "-z", "-o", "--exclude-standard")
+        sizes = await asyncio.to_thread(_sizes, self._root, untracked)
+        if (total := sum(sizes.values())) > most:
+            largest = clean_text(max(sizes, key=sizes.__getitem__))
+            message = (
+                f"{self._root} holds {total} bytes that git neither tracks nor ignores, the most in {largest}; "
+                f"a snapshot takes {most} (workspace.max_untracked_bytes); ignore what it need not hold"
+            )
+            details = {"field": "workspace.max_untracked_bytes", "bytes": total, "largest": largest}
+            raise AsmError(ErrorCode.VALIDATION_ERROR, message, details=details)
 
     async def _seed(self) -> bool:
         """
@@ -209,7 +226,7 @@ class GitWorkspace:
         return Head(text, None, None)
 
     async def _belongings(self) -> Belongings:
-        if not self._exact:
+        if not self._options.rollback_on_failure:
             return Belongings()
         files, others, ignored = await together(
             self._shadow.names("ls-files", "-z"),
@@ -292,7 +309,7 @@ class GitWorkspace:
             message = f"HEAD of {self._root} has moved since the snapshot: from {was.get('head_ref')} to {now.commit}"
             raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"reason": "head_moved"})
         tree = await self._tree(to.ref)
-        guard = await self.snapshot("guard")
+        guard = await self._snapshot("guard", None)
         try:
             await self._restore(to, tree, guard)
         except (AsmError, OSError):
@@ -402,6 +419,15 @@ def _created_repositories(changes: Sequence[Change], belongings: Belongings) -> 
         message = f"the nested repository {clean_text(lost[0])} has changed; it must be restored by itself"
         raise AsmError(ErrorCode.INVALID_OPERATION, message, details={"reason": "nested_repository"})
     return created
+
+
+def _sizes(root: Path, paths: Sequence[str]) -> dict[str, int]:
+    """Of those that are still there."""
+    sizes, above = {}, f"{root}/"
+    for path in paths:
+        with suppress(OSError):
+            sizes[path] = os.lstat(above + path).st_size
+    return sizes
 
 
 def _remove(root: Path, paths: Sequence[str]) -> None:

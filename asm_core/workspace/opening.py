@@ -54,7 +54,7 @@ async def _opened(
         raise AsmError(ErrorCode.STORAGE_ERROR, f"git command failed: {folder} is in no repository")
     with TemporaryDirectory(prefix="asm-workspace-", ignore_cleanup_errors=True) as place:
         shadow = Shadow(repository, Path(place))
-        opened = GitWorkspace(shadow, str(folder), run_id, options.ignore, exact=options.rollback_on_failure)
+        opened = GitWorkspace(shadow, str(folder), run_id, options)
         await opened.open()
         yield opened
 

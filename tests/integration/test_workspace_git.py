@@ -7,6 +7,7 @@ import os
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,26 @@ async def test_ignored_files_are_not_captured(root: Path) -> None:
     snapshot = await take_snapshot(str(root), ignore=Ignore(paths=("big",), globs=("*.tmp",)))
     held = run_git(root, "ls-tree", "-r", "--name-only", snapshot.ref).split()
     assert set(names) & set(held) == {"kept.txt"}
+
+
+async def test_untracked_data_over_the_bound_is_refused_before_git_reads_it(root: Path) -> None:
+    """The error names the largest file; ignored data does not count, nor what an earlier snapshot holds."""
+    write(root, {"small.bin": "x" * 600, "data/large.bin": "x" * 700})
+    bounded = replace(EXACT, max_untracked_bytes=1_000)
+    async with opened(root, options=bounded) as workspace:
+        error = await refusal(workspace.snapshot())
+        assert (error.code, error.details["largest"]) == (ErrorCode.VALIDATION_ERROR, "data/large.bin")
+        (root / "data/large.bin").unlink()
+        before = await workspace.snapshot()
+        write(root, {"more.bin": "x" * 600})
+        assert (await workspace.diff(before, await workspace.snapshot())).added == ("more.bin",)
+        write(root, {"too_much.bin": "x" * 2_000})
+        assert (await refusal(workspace.snapshot())).details["bytes"] == 2_000
+        await workspace.rollback(before)
+    assert not (root / "too_much.bin").exists()
+    write(root, {"data/large.bin": "x" * 700})
+    async with opened(root, options=replace(bounded, ignore=Ignore(paths=("data",)))) as workspace:
+        assert (await workspace.snapshot()).ref
 
 
 async def test_no_identity_no_commit_and_odd_names(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def test_options_travel_with_the_run() -> None:
         ({"strategy": "svn"}, "strategy"),
         ({"max_patch_bytes": -1}, "max_patch_bytes"),
         ({"max_patch_bytes": True}, "max_patch_bytes"),
+        ({"max_untracked_bytes": -1}, "max_untracked_bytes"),
+        ({"max_untracked_bytes": 1.5}, "max_untracked_bytes"),
         ({"ignore": ["x"]}, "ignore"),
         ({"ignore": {"files": []}}, "ignore.files"),
         ({"ignore": {"globs": [""]}}, "ignore.globs"),
