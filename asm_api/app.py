@@ -15,14 +15,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from asm_api import ws
 from asm_api.auth import ApiKeyGate, check_exposure
 from asm_api.errors import install_error_handlers, problem_response
-from asm_api.routes import events, ops, queries, runs, sessions
+from asm_api.routes import artifacts, events, ops, queries, runs, sessions
 from asm_api.schemas import Problem
 from asm_api.wiring import DepsFactory, open_deps
 from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 
-ROUTERS = (sessions.router, runs.router, events.router, queries.router, ws.router, ops.router)
+ROUTERS = (
+    sessions.router, runs.router, events.router, artifacts.router, queries.router, ws.router, ops.router,
+)  # fmt: skip
 
 
 def serve(settings: Settings, host: str, port: int) -> None:

@@ -13,9 +13,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any, NamedTuple, ParamSpec, Self, TypeVar
+from urllib.parse import quote
 from uuid import uuid4
 
 import httpx2
@@ -288,6 +289,22 @@ class AsyncAsmClient:
                 error = failure
             await patience.pause(error)
 
+    async def artifacts(self, session_id: str) -> Json:
+        """`{artifacts}`, oldest first."""
+        return await self._call("GET", f"/v1/sessions/{session_id}/artifacts")
+
+    async def read_artifact(self, session_id: str, key: str) -> AsyncGenerator[bytes, None]:
+        """
+        Its bytes in chunks; one that is cut off raises.
+
+        Raises:
+            AsmError: `not_found`; ServerUnreachable, also in the middle.
+        """
+        path = f"/v1/sessions/{session_id}/artifacts/{quote(key, safe='')}"
+        async with self._opened(path) as response:
+            async for chunk in response.aiter_bytes():
+                yield chunk
+
     async def search_events(
         self,
         *,
@@ -437,19 +454,23 @@ class AsyncAsmClient:
     async def _stream(self, path: str, params: Mapping[str, Any], after: int) -> AsyncGenerator[_Frame, None]:
         """Frames until the connection ends. Raises AsmError."""
         headers = {"Last-Event-ID": str(after), "Accept": "text/event-stream"}
+        async with self._opened(path, params=_given(params), headers=headers) as response:
+            rest = b""
+            async for chunk in response.aiter_bytes():
+                *blocks, rest = (rest + chunk).split(b"\n\n")
+                for block in blocks:
+                    yield _Frame.parse(block)
+
+    @asynccontextmanager
+    async def _opened(self, path: str, **request: Any) -> AsyncIterator[httpx2.Response]:
+        """An answer whose body is read inside of the block. Raises AsmError, also for what breaks meanwhile."""
         timeout = httpx2.Timeout(self._timeout_s, connect=CONNECT_TIMEOUT_S, read=SILENCE_S)
         try:
-            async with self._http.stream(
-                "GET", self.base_url + path, params=_given(params), headers=headers, timeout=timeout
-            ) as response:
+            async with self._http.stream("GET", self.base_url + path, timeout=timeout, **request) as response:
                 if response.is_error:
                     await response.aread()
                 self._check(response)
-                rest = b""
-                async for chunk in response.aiter_bytes():
-                    *blocks, rest = (rest + chunk).split(b"\n\n")
-                    for block in blocks:
-                        yield _Frame.parse(block)
+                yield response
         except httpx2.TransportError as cause:
             raise self._unreachable(cause) from cause
 
@@ -558,6 +579,7 @@ class AsmClient(Facade[AsyncAsmClient]):
     cancel = blocking(AsyncAsmClient.cancel)
     interrupt = blocking(AsyncAsmClient.interrupt)
     events = blocking(AsyncAsmClient.events)
+    artifacts = blocking(AsyncAsmClient.artifacts)
     search_events = blocking(AsyncAsmClient.search_events)
     audit = blocking(AsyncAsmClient.audit)
     usage = blocking(AsyncAsmClient.usage)
@@ -577,3 +599,7 @@ class AsmClient(Facade[AsyncAsmClient]):
     ) -> Iterator[Json]:
         """As `AsyncAsmClient.follow`. Leaving the iteration ends the stream."""
         return iterated(self._portal, self._inner.follow(session_id, after, types, run_id, until_idle))
+
+    def read_artifact(self, session_id: str, key: str) -> Iterator[bytes]:
+        """As `AsyncAsmClient.read_artifact`."""
+        return iterated(self._portal, self._inner.read_artifact(session_id, key))

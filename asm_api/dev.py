@@ -23,6 +23,7 @@ from typing import Any
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from asm_api.files import whole_file
 from asm_core.devservers import Server, start_postgres, start_redis
 from asm_core.domain.errors import AsmError, ErrorCode
 
@@ -226,10 +227,8 @@ class Stack:
             "flower_url": self.flower_url,
             "pids": pids,
         }
-        target = self._options.data_dir / "dev.json"
-        draft = target.with_suffix(".tmp")
-        draft.write_text(json.dumps(description, indent=2) + "\n")
-        draft.replace(target)
+        with whole_file(self._options.data_dir / "dev.json") as file:
+            file.write(json.dumps(description, indent=2).encode() + b"\n")
 
 
 def serve_stack(options: DevOptions) -> int:

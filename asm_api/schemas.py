@@ -167,6 +167,21 @@ class SessionPage(Answer):
     """Give it back for the next page; null when this is the last one."""
 
 
+class ArtifactAnswer(Answer):
+    key: str
+    run_id: str | None
+    """Of the run that wrote it."""
+    content_type: str | None
+    byte_size: int
+    checksum_sha256: str
+    metadata: dict[str, Any]
+    created_at: datetime
+
+
+class ArtifactList(Answer):
+    artifacts: list[ArtifactAnswer]
+
+
 class SubmitAnswer(Answer):
     id: str
     session_id: str

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import shutil
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, BinaryIO
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from asm_api.files import whole_file
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.library import Store, open_store
@@ -39,20 +39,8 @@ def export_to(
     """
     if str(target) == "-":
         return asyncio.run(_export(sys.stdout.buffer, url, session_id, tenant_id, with_artifacts, tell))
-    part = target.with_name(f"{target.name}.part")
-    try:
-        with part.open("wb") as out:
-            size = asyncio.run(_export(out, url, session_id, tenant_id, with_artifacts, tell))
-            out.flush()
-            os.fsync(out.fileno())
-        part.replace(target)
-    except OSError as cause:
-        message = f"cannot write {target}: {cause.strerror or cause}"
-        raise AsmError(ErrorCode.STORAGE_ERROR, message, details={"path": str(target)}) from cause
-    finally:
-        with suppress(OSError):
-            part.unlink()
-    return size
+    with whole_file(target) as out:
+        return asyncio.run(_export(out, url, session_id, tenant_id, with_artifacts, tell))
 
 
 def import_from(file: Path, url: str, tenant_id: str) -> dict[str, Any]:

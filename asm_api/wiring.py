@@ -7,6 +7,7 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any
 
 from fastapi import Depends
@@ -24,10 +25,14 @@ from asm_core.manager.submit import Submitter
 from asm_core.manager.subscribe import Follower
 from asm_core.model_prices import price_list
 from asm_core.pipeline.publish import Publisher
+from asm_core.ports.artifacts import ArtifactIndex, ArtifactStore
 from asm_core.ports.audit import AuditLog
 from asm_core.ports.query import QueryAPI
 from asm_core.ports.store import SessionStore
 from asm_core.providers import Providers, build_providers
+from asm_core.stores.artifacts.opening import open_artifact_store
+from asm_core.stores.artifacts.registering import RegisteringArtifactStore
+from asm_core.stores.artifacts.registry import ArtifactRegistry
 from asm_core.stores.postgres.queue import PostgresRunQueue
 from asm_core.stores.sql.audit import SqlAuditLog
 from asm_core.stores.sql.engine import open_engine
@@ -50,6 +55,9 @@ class Deps:
     store: SessionStore
     query: QueryAPI
     audit: AuditLog
+    artifacts: ArtifactIndex
+    artifacts_of: Callable[[str], ArtifactStore]
+    """A tenant's, by key."""
     hub: Hub
     submitter: Submitter
     sessions: Sessions
@@ -101,13 +109,16 @@ async def open_deps(settings: Settings) -> AsyncIterator[Deps]:
         if settings.limiter is not None and settings.max_parallel_runs is not None:
             work = _set_limiter(queue, settings.limiter, settings.max_parallel_runs)
             await stack.enter_async_context(background(work))
-        redactor = settings.redactor
+        redactor, registry = settings.redactor, ArtifactRegistry(engine)
+        blobs = cache(lambda: open_artifact_store(settings.artifacts_location))  # most API processes never need it
         hub = await stack.enter_async_context(Hub(bus, store, settings.subscriber_buffer).running())
         yield Deps(
             settings=settings,
             store=store,
             query=SqlQueryAPI(engine, price_of=price_list(settings.pricing_table).price_of),
             audit=SqlAuditLog(engine),
+            artifacts=registry,
+            artifacts_of=lambda tenant_id: RegisteringArtifactStore(blobs(), registry, tenant_id),
             hub=hub,
             submitter=Submitter(
                 queue,

@@ -37,7 +37,7 @@ DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…, sqlite:///…")
 ]
 
-WHOLE = ("id", "session_id", "status")
+WHOLE = ("id", "session_id", "status", "key")
 """Columns that are never broken, so that an id can be copied."""
 PIPE_WIDTH = 240
 

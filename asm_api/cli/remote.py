@@ -231,7 +231,27 @@ def runs(
         print_table(page["runs"], ("id", "session_id", "status", "provider", "attempt", "position", "created_at"))
 
 
-COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, pause, resume, fork, sessions, runs)
+def artifacts(
+    session: Session,
+    key: Annotated[str | None, typer.Argument(help="Write this one's bytes.", metavar="[KEY]")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="By default standard output.")] = None,
+    server: Server = None,
+    api_key: ApiKey = None,
+    json: Json = False,
+) -> None:
+    """List a session's artifacts (patches, files, recordings), or fetch one."""
+    with client(server, api_key) as api:
+        if key is not None:
+            _save(api.read_artifact(session, key), output)
+            return
+        found = api.artifacts(session)
+    if json:
+        print_json(found)
+    else:
+        print_table(found["artifacts"], ("key", "run_id", "content_type", "byte_size", "created_at"))
+
+
+COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, pause, resume, fork, sessions, runs, artifacts)
 
 _PAGE = 1_000
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
@@ -317,3 +337,15 @@ def _result(row: dict[str, Any]) -> str:
     error = row["error"] or {}
     reason = f": {error['message']} [{error['code']}]" if error else ""
     return f"{row['status']}{reason}" + (f"\n{content}" if content else "")
+
+
+def _save(chunks: Iterator[bytes], output: Path | None) -> None:
+    if output is None:
+        for chunk in chunks:
+            sys.stdout.buffer.write(chunk)
+        return
+    from asm_api.files import whole_file
+
+    with whole_file(output) as file:
+        for chunk in chunks:
+            file.write(chunk)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from asm_core.domain.artifact import ArtifactInfo, Chunk, Payload
+from asm_core.domain.artifact import Artifact, ArtifactInfo, Chunk, Payload
 
 
 class ArtifactStore(Protocol):
@@ -84,3 +84,17 @@ class ListableArtifactStore(ArtifactStore, Protocol):
 
     def list_keys(self) -> AsyncGenerator[StoredKey, None]:
         """Every key, in no order. What is put or deleted meanwhile may be missing or present."""
+
+
+class ArtifactIndex(Protocol):
+    """
+    What is stored, for whom.
+
+    Raises (every method):
+        AsmError: `validation_error`, `storage_connection_failed`, `migration_required`, `query_error`.
+    """
+
+    async def get_by_key(self, key: str, tenant_id: str) -> Artifact | None: ...
+
+    async def list_by_session(self, session_id: str, tenant_id: str) -> Sequence[Artifact]:
+        """In order of creation; an unknown session has none."""
