@@ -18,10 +18,12 @@ import re
 import shlex
 import signal
 import socket
+import subprocess
 from asyncio import StreamReader, StreamWriter
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +33,7 @@ from asm_core.launcher import LONGEST_ADDRESS
 from asm_core.process import KILL_MARGIN_S, launch_error, launcher_argv
 
 PRIVATE = 0o700
+WRITE = ("/bin/sh", "-c", 'umask 077 && cat > "$0" && chmod 700 "$0"')
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -125,7 +128,7 @@ async def agent_command(
     """
     with TemporaryDirectory(prefix="command-", dir=folder, ignore_cleanup_errors=True) as made:
         control = Path(made, "control")
-        path = _write_script(Path(made, "command"), control, command, grace_s)
+        path = await _write_script(Path(made, "command"), control, command, grace_s)
         guarded = AgentCommand(path, command, env, grace_s)
         with _listening(control) as listener:
             server = await asyncio.start_unix_server(guarded.serve, sock=listener)
@@ -136,10 +139,17 @@ async def agent_command(
                 await guarded.close()
 
 
-def _write_script(path: Path, control: Path, command: Sequence[str], grace_s: float) -> Path:
+async def _write_script(path: Path, control: Path, command: Sequence[str], grace_s: float) -> Path:
+    """
+    By a process of its own: what this one has open, a child that another thread forks holds until it executes
+    something, and a file that anybody has open for writing cannot be executed.
+    """
     argv = launcher_argv(str(control), int(grace_s * 1000), "", ".", command)
-    path.write_text(f'#!/bin/sh\nexec env -i {shlex.join(argv)} "$@"\n')
-    path.chmod(PRIVATE)
+    script = f'#!/bin/sh\nexec env -i {shlex.join(argv)} "$@"\n'
+    write = partial(subprocess.run, [*WRITE, path], input=script, capture_output=True, text=True)
+    done = await asyncio.to_thread(write)
+    if done.returncode:
+        raise OSError(f"cannot write {path}: {done.stderr.strip()}")
     return path
 
 

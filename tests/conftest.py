@@ -22,6 +22,7 @@ class FileByFile(LoadScopeScheduling):
         return "fleet" if file.startswith("tests/fleet/") else file
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FileByFile:
     return FileByFile(config, log)
 

@@ -7,7 +7,11 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from asyncio.subprocess import PIPE, Process
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -210,3 +214,23 @@ def test_whatever_a_session_is_called_its_folders_stay_below_the_root(name: str,
     assert one.home.resolve().is_relative_to(tmp_path)
     assert one.home.parent.parent == tmp_path
     assert len({one.home, one.work, other.home, other.work}) == 4
+
+
+async def test_a_command_starts_while_other_threads_fork(tmp_path: Path) -> None:
+    """Their children hold what this process has open, until they execute something: no file open for writing may be."""
+    over = threading.Event()
+
+    def fork() -> None:
+        while not over.is_set():
+            subprocess.run(["/bin/true"], preexec_fn=partial(time.sleep, 0.02), check=True)
+
+    with ThreadPoolExecutor(6) as threads:
+        forking = [threads.submit(fork) for _ in range(6)]
+        try:
+            for _ in range(25):
+                async with agent_command(["/bin/true"], env={}, folder=tmp_path) as guarded:
+                    assert await (await spawn(guarded)).wait() == 0
+        finally:
+            over.set()
+        for one in forking:
+            one.result()
