@@ -40,6 +40,9 @@ MIN_LITERAL = 12
 MAX_REPLACEMENT = 100
 MIN_OWN_MARK = 3
 """Characters of a replacement that is recognised as one."""
+BASE64 = re.compile(r"[A-Za-z0-9+/\r\n]*={0,2}[\r\n]*")
+IMAGE_BEGINS = re.compile(r"iVBORw0KGgo|/9j/|R0lGOD[dl]h|UklGR[A-Za-z0-9+/]{6}XRUJQ")
+"""In base64: PNG, JPEG, GIF, WebP."""
 MIN_TEXT = 5
 """Characters of the shortest secret with its name."""
 
@@ -253,7 +256,11 @@ class _Walk:
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[Any, Any]:
         redacted: dict[Any, Any] = {}
+        holds_image = _holds_image(value)
         for key, item in value.items():
+            if key == "data" and holds_image:
+                redacted[key] = item
+                continue
             new_key, new = self._entry(key, item, depth + 1)
             redacted[_unused(new_key, redacted)] = new
         return redacted
@@ -326,6 +333,17 @@ class _SearchWalk(_Walk):
         plain = self._marks.sub(_PLAIN, text)
         self.kinds |= self._redactor.kinds(plain)
         return text
+
+
+def _holds_image(value: Mapping[Any, Any]) -> bool:
+    """
+    Whether `data` is an image in base64, as in blocks of messages and in MCP's results. In a large one something looks
+    like a secret by chance, and the image would be spoilt.
+    """
+    data, kind = value.get("data"), value.get("media_type") or value.get("mimeType")
+    if not isinstance(data, str) or not isinstance(kind, str) or not kind.startswith("image/"):
+        return False
+    return IMAGE_BEGINS.match(data) is not None and BASE64.fullmatch(data) is not None
 
 
 def _unused(key: Any, taken: Mapping[Any, Any]) -> Any:

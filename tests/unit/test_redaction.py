@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import re
+from base64 import b64encode
 from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -28,6 +29,7 @@ from asm_core.domain.redaction import (
     RedactionOptions,
     Redactor,
     Replace,
+    SecretSearch,
     default_patterns,
     extended_patterns,
     redact_map,
@@ -295,6 +297,36 @@ def test_nested_data_is_searched() -> None:
     event = REDACTOR.event(an_event(data=data)).event
     assert event.data == {"blocks": [{"text": f"a {MARK}", "n": 1}, ["x", MARK]], "safe": {"a": "b"}}
     assert data == given
+
+
+PNG = b64encode(b"\x89PNG\r\n\x1a\n\0\0\0\0").decode().rstrip("=")
+
+
+@pytest.mark.parametrize("begin", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF89a", b"RIFF\1\2\3\4WEBPVP8 "])
+@pytest.mark.parametrize("name", ["media_type", "mimeType"])
+def test_an_image_is_not_spoilt_by_what_only_looks_like_a_secret(begin: bytes, name: str) -> None:
+    """Its letters are a drawing; what stands beside them is text."""
+    data = b64encode(begin + bytes(12)).decode().rstrip("=") + f"////{KEY_ID}////"
+    assert REDACTOR.text(f"/{KEY_ID}/") != f"/{KEY_ID}/"
+    block = {"type": "base64", name: "image/png", "data": data}
+    assert REDACTOR.value(block) == block
+    assert SecretSearch().kinds({"content": [block]}) == []
+    assert REDACTOR.value(block | {"alt": f"of {KEY_ID}"})["alt"] == f"of {MARK}"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"media_type": "text/plain", "data": f"{PNG}/{KEY_ID}/"},
+        {"media_type": "image/png", "data": f"{PNG}/ {KEY_ID} /"},
+        {"media_type": "image/png", "data": f"/{KEY_ID}/"},
+        {"media_type": "image/png", "text": f"{PNG}/{KEY_ID}/"},
+        {"data": f"{PNG}/{KEY_ID}/"},
+    ],
+)
+def test_what_only_claims_to_be_an_image_is_searched(block: dict[str, str]) -> None:
+    assert KEY_ID not in str(REDACTOR.value(block))
+    assert SecretSearch().kinds(block)
 
 
 def test_a_failed_runs_error_is_searched() -> None:
