@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from asm_core.adapters.shell_rules import MAX_JUDGED, CommandRules
+from asm_core.adapters.shell_rules import CommandRules
+from asm_core.adapters.shell_words import MAX_JUDGED
 from asm_core.domain.errors import AsmError, ErrorCode
 
 PROGRAMS = ("ls", "echo", "cat", "grep", "sort", "[", "true", "false", "find", "sh", "bash")
