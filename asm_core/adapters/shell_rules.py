@@ -10,12 +10,13 @@ Source: spec/05 §16.5.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import dropwhile
 from typing import NamedTuple
 
+from asm_core.adapters.shell_builtins import check_assignment, check_builtin, check_options, check_variable
 from asm_core.adapters.shell_words import (
+    ASSIGNMENT,
     KEYWORDS,
     MAX_NESTING,
     Scanner,
@@ -28,14 +29,21 @@ from asm_core.adapters.shell_words import (
     violation,
 )  # fmt: skip
 
-ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
-
-TEXT_RUNNERS = ("eval", ".", "source", "alias", "trap", "fc", "bind", "complete", "compgen", "mapfile", "readarray")
-NAME_CHANGERS = ("enable", "hash")
-OTHER_GRAMMAR = ("for", "case", "select", "function", "coproc", "[[", "esac", "in")
-OTHER_SHELLS = ("zsh", "fish", "csh", "tcsh", "mksh")
-NOT_JUDGED = frozenset(TEXT_RUNNERS + NAME_CHANGERS + OTHER_GRAMMAR + OTHER_SHELLS)
-SHELLS = frozenset(("sh", "bash", "dash", "ash", "ksh"))
+NOT_JUDGED = frozenset((
+    # run or evaluate their arguments
+    *("eval", ".", "source", "alias", "trap", "fc", "bind", "complete", "compgen", "mapfile", "readarray", "jobs"),
+    *("let", "declare", "typeset", "local"),
+    # change what names or characters mean
+    *("enable", "hash", "shopt"),
+    # have a grammar of their own
+    *("for", "case", "select", "function", "coproc", "[[", "esac", "in"),
+    *("rbash", "ksh", "ksh93", "mksh", "rksh", "yash", "zsh", "fish", "csh", "tcsh", "pwsh"),
+    # run the command in their arguments, behind options of many kinds
+    *("su", "runuser", "pkexec", "run0", "gosu", "chroot", "unshare", "nsenter", "setpriv", "capsh", "runcon", "bwrap"),
+    *("prlimit", "setarch", "linux32", "linux64", "fakeroot", "systemd-run", "start-stop-daemon", "strace", "ltrace"),
+    *("script", "watch", "parallel", "unbuffer", "dbus-run-session"),
+))  # fmt: skip
+SHELLS = frozenset(("sh", "bash", "dash", "ash"))
 FIND_RUNS = frozenset(("-exec", "-execdir", "-ok", "-okdir"))
 
 
@@ -65,9 +73,13 @@ WRAPPERS: Mapping[str, Wrapper] = {
     "nice": Wrapper("0123456789", "n", ("--adjustment=",)),
     "ionice": Wrapper("t", "cn"),
     "timeout": Wrapper("vfp", "sk", ("--foreground", "--preserve-status", "--signal=", "--kill-after="), operands=1),
+    "taskset": Wrapper("ac", operands=1),
+    "chrt": Wrapper("abfior", operands=1),
+    "flock": Wrapper("sxnuoF", "wE", operands=1),
     "setsid": Wrapper("cfw", "", ("--fork", "--wait")),
     "stdbuf": Wrapper("", "ioe"),
     "busybox": Wrapper(),
+    "toybox": Wrapper(),
 }
 """Each has to pass the lists itself, too."""
 
@@ -82,7 +94,7 @@ class CommandRules:
 
     def __init__(self, allowed: Iterable[str] | None, denied: Iterable[str] | None) -> None:
         self._allowed = None if allowed is None else frozenset(map(_base_name, allowed))
-        self._denied = frozenset(map(_base_name, denied or ()))
+        self._denied = frozenset(_base_name(name).casefold() for name in denied or ())
         self._is_set = allowed is not None or denied is not None
 
     def check_argv(self, argv: Sequence[str]) -> None:
@@ -102,6 +114,11 @@ class CommandRules:
             for words in simple_commands(part):
                 self._check_command(_from_command_position(words), depth)
 
+    def check_env(self, env: Iterable[str]) -> None:
+        """The names of what a request sets for its command. Raises `policy_violation`."""
+        for name in env if self._is_set else ():
+            check_variable(name)
+
     def _check_command(self, words: list[str], depth: int) -> None:
         """Down through the wrappers to the command itself."""
         fed = False
@@ -115,7 +132,7 @@ class CommandRules:
             if name == "find":
                 return self._check_find(words[1:], fed, depth)
             if name not in WRAPPERS:
-                return None
+                return check_builtin(name, words[1:])
             words = _unwrap(words[1:], WRAPPERS[name])
             if name == "time":  # bash's own stands before a whole pipeline, assignments and all
                 words = _from_command_position(words)
@@ -142,14 +159,16 @@ class CommandRules:
         self._check_command(inner or [], depth)
 
     def _judge(self, word: str) -> str:
+        """Its name in small letters: there are systems on which /bin/RM is rm."""
         name = _base_name(literal(word))
-        if not name or "{}" in name or name in NOT_JUDGED:
+        known = name.casefold()
+        if not name or "{}" in name or known in NOT_JUDGED:
             raise refused(plain(word))
-        if name in self._denied:
+        if known in self._denied:
             raise violation("command_denied", f"the command {name!r} is denied", name)
         if self._allowed is not None and name not in self._allowed:
             raise violation("command_not_allowed", f"the command {name!r} is not in the allow-list", name)
-        return name
+        return known
 
 
 def _base_name(command: str) -> str:
@@ -158,8 +177,12 @@ def _base_name(command: str) -> str:
 
 def _from_command_position(words: list[str]) -> list[str]:
     """Without the keywords, then the assignments, in front of a command."""
-    behind = dropwhile(ASSIGNMENT.match, dropwhile(KEYWORDS.__contains__, words))
-    return [*behind]
+    words = [*dropwhile(KEYWORDS.__contains__, words)]
+    for place, word in enumerate(words):
+        if not ASSIGNMENT.match(word):
+            return words[place:]
+        check_assignment(word)
+    return []
 
 
 def _unwrap(words: list[str], wrapper: Wrapper) -> list[str]:
@@ -176,6 +199,7 @@ def _unwrap(words: list[str], wrapper: Wrapper) -> list[str]:
             options_end = word == "--"
             skip = not options_end and _takes_next(word, wrapper)
         elif wrapper.assignments and "=" in word:
+            check_assignment(word)
             options_end = True
         elif operands:
             operands, options_end = operands - 1, True
@@ -200,12 +224,14 @@ def _takes_next(option: str, wrapper: Wrapper) -> bool:
 def _string_of_shell(words: list[str]) -> str:
     """The string that a shell called with these arguments runs."""
     has_string = skip = False
+    words = [*dropwhile(lambda word: plain(word) in ("--norc", "--noprofile", "--posix"), words)]
+    check_options(words)
     for word in map(literal, words):
-        if skip or word in ("--norc", "--noprofile", "--posix", "--login"):
+        if skip:
             skip = False
         elif not word.startswith(("-", "+")) and has_string and "{}" not in word:
             return word
-        elif not word.startswith("-") or word == "-" or set(word[1:]) - set("aceflmouvxBCE"):
+        elif not word.startswith("-") or word in ("-", "--"):
             break
         else:
             has_string, skip = has_string or "c" in word, "o" in word

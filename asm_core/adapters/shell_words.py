@@ -22,8 +22,11 @@ SHIFT = 0xE000
 """Quoted characters move to a private plane, so that whatever is still in ASCII has its meaning to the shell."""
 NO_CHAR = "\ue0ff"
 """Stands where quotes were: `""` is a word."""
+ONE_WORD = "\ue0fe"
+"""Stands for an expansion that stays one word, as those in double quotes do."""
 TO_QUOTED = {code: SHIFT + code for code in range(128)}
-FROM_QUOTED: dict[int, int | None] = {SHIFT + code: code for code in range(128)} | {ord(NO_CHAR): None}
+FROM_QUOTED: dict[int, int | None] = {SHIFT + code: code for code in range(128)}
+FROM_QUOTED |= {ord(NO_CHAR): None, ord(ONE_WORD): ord("$")}
 
 OPERATOR_CHARS = "();<>|&\n"
 WORD_BREAKS = f" \t{OPERATOR_CHARS}"
@@ -31,7 +34,8 @@ OPERATORS = re.compile(r"&>>?|&&|\|\||\|&|<<<?|>>|>&|<&|<>|>\||;;?&?|[;&|()<>\n]
 SEPARATORS = frozenset(("\n", ";", "&", "&&", "|", "||", "|&", "(", ")"))
 REDIRECTIONS = frozenset(("<", ">", ">>", ">|", "<>", ">&", "<&"))
 KEYWORDS = frozenset(("!", "{", "}", "if", "then", "elif", "else", "fi", "while", "until", "do", "done"))
-EXPANSION = re.compile(r"[$*?\[\]{}~]")
+ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
+EXPANSION = re.compile(rf"[$*?\[\]{{}}~{ONE_WORD}]")
 DESCRIPTOR = re.compile(r"[0-9]-?|-")
 PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 
@@ -85,8 +89,12 @@ class Scanner:
         self._out.append(char)
 
     def _drop_descriptor(self) -> None:
-        """The 2 of `2>file` belongs to the operator; of `22>file` only to that of some shells."""
+        """
+        The 2 of `2>file` belongs to the operator; the 22 of `22>file` and, in bash, `{a[x]}` only in some shells.
+        """
         start = len(self._out)
+        if self._out[-1:] == ["}"] and self._out[-2:-1] and self._out[-2] not in WORD_BREAKS:
+            raise refused("a descriptor's number as a variable")
         while start and self._out[start - 1] in "0123456789":
             start -= 1
         if not start or self._out[start - 1] in WORD_BREAKS:
@@ -121,13 +129,17 @@ class Scanner:
                 self._out.append(quoted(char))
 
     def _expansion(self, char: str, in_quotes: bool) -> None:
-        """Becomes a bare `$`, which is never part of a name; the commands in it are parts of their own."""
-        self._out.append("$")
+        """Becomes a `$` or ONE_WORD, neither of them ever part of a name; the commands in it are parts of their own."""
+        is_number = char == "$" and self._text.startswith(("?", "#"), self._at)
+        is_list = char == "$" and self._text.startswith("@", self._at)
+        self._out.append(ONE_WORD if is_number or (in_quotes and not is_list) else "$")
         if char == "`":
             inside = self._until("`")
             if "\\" in inside or (in_quotes and '"' in inside):
                 raise refused("quoting within backquotes")
             self._substitution(Scanner(inside, self._depth + 1), "")
+        elif is_number:
+            self._at += 1
         elif self._text.startswith(("((", "["), self._at):
             raise refused("arithmetic")
         elif self._text.startswith(("'", '"'), self._at) and not in_quotes:
@@ -160,6 +172,8 @@ def simple_commands(part: str) -> Iterator[list[str]]:
             words += [] if redirected else [token]
             redirected = ""
             continue
+        if "((" in token:
+            raise refused("arithmetic")
         for operator in OPERATORS.findall(token):
             is_definition = operator == "(" and not KEYWORDS.issuperset(words)
             if redirected or is_definition or operator not in SEPARATORS | REDIRECTIONS:
