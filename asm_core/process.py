@@ -235,6 +235,8 @@ async def launch(
 def _spawn(argv: list[str], cwd: str, env: dict[str, str], stdin: bool, limits: Limits) -> Child:
     if not argv or not argv[0]:
         raise AsmError(ErrorCode.VALIDATION_ERROR, "a command is required", details={"field": "command"})
+    if "" in env:  # the launcher could not pass it on, and would end with 127 as a shell does
+        raise AsmError(ErrorCode.VALIDATION_ERROR, "a variable needs a name", details={"field": "env"})
     here, there = socket.socketpair()
     lc_ctype = env.get("LC_CTYPE", "")
     try:

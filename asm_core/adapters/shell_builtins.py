@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from fnmatch import fnmatchcase
 from itertools import pairwise
 
-from asm_core.adapters.shell_words import ASSIGNMENT, EXPANSION, literal, plain, refused
+from asm_core.adapters.shell_words import ASSIGNMENT, EXPANSION, OPEN_EXPANSION, literal, plain, refused
 
 STEERING = (
     *("PATH", "ENV", "BASH*", "SHELLOPTS", "PROMPT_COMMAND", "PS4", "LD_*", "DYLD_*"),
@@ -87,7 +87,7 @@ def _check_printf(words: list[str]) -> None:
 def _check_test(words: list[str]) -> None:
     """`-v` takes a name, and so may any word that is an expansion: no subscript may stand behind either."""
     for word, value in pairwise([*(word for word in words if word != "]"), ""]):
-        if re.search(r"[$*?\[\]{}~]", word):
+        if OPEN_EXPANSION.search(word):
             raise refused(f"{plain(word)!r} without double quotes")
         may_take_name = EXPANSION.search(word) or plain(word) in ("-v", "-R")
         if may_take_name and (EXPANSION.search(value) or "[" in plain(value)):

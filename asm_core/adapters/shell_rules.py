@@ -3,7 +3,8 @@ Judges commands against an allow-list and a deny-list.
 
 That is a guard against mistakes, not a sandbox: a program that may run can start others (`awk`, `make`, `ssh`, an
 interpreter), and only base names are compared. Within what a shell string itself says, though, nothing passes unseen:
-what cannot be parsed with certainty is refused while a list is set (the words come from `shell_words.py`).
+what cannot be parsed with certainty is refused while a list is set. `shell_words.py` reads a string's words,
+`shell_builtins.py` knows what a shell itself evaluates.
 
 Source: spec/05 §16.5.
 """
@@ -27,7 +28,7 @@ from asm_core.adapters.shell_words import (
     refused,
     simple_commands,
     violation,
-)  # fmt: skip
+)
 
 NOT_JUDGED = frozenset((
     # run or evaluate their arguments

@@ -35,7 +35,9 @@ SEPARATORS = frozenset(("\n", ";", "&", "&&", "|", "||", "|&", "(", ")"))
 REDIRECTIONS = frozenset(("<", ">", ">>", ">|", "<>", ">&", "<&"))
 KEYWORDS = frozenset(("!", "{", "}", "if", "then", "elif", "else", "fi", "while", "until", "do", "done"))
 ASSIGNMENT = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\+?=")
-EXPANSION = re.compile(rf"[$*?\[\]{{}}~{ONE_WORD}]")
+OPEN_EXPANSION = re.compile(r"[$*?\[\]{}~]")
+"""May become no word, or several."""
+EXPANSION = re.compile(rf"{OPEN_EXPANSION.pattern}|{ONE_WORD}")
 DESCRIPTOR = re.compile(r"[0-9]-?|-")
 PARAMETER = re.compile(r"\{[A-Za-z_][A-Za-z0-9_]*\}")
 

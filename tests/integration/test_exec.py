@@ -106,6 +106,7 @@ async def test_a_timeout_kills_all_descendants_and_keeps_the_output(mark: str, k
         (["true", "a\0b"], {}, ErrorCode.VALIDATION_ERROR),
         (["true"], {"env": {"A": "\0"}}, ErrorCode.VALIDATION_ERROR),
         (["true"], {"env": {"A=B": "c"}}, ErrorCode.VALIDATION_ERROR),
+        (["true"], {"env": {"": "c"}}, ErrorCode.VALIDATION_ERROR),
         (["true"], {"timeout_ms": -1}, ErrorCode.VALIDATION_ERROR),
         (["true"], {"max_output_bytes": -1}, ErrorCode.VALIDATION_ERROR),
     ],

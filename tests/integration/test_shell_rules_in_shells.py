@@ -80,7 +80,7 @@ def passes(script: str) -> bool:
         CommandRules(None, ["denied"]).check_script(script)
     except AsmError:
         return False
-    return True
+    return "denied" in script
 
 
 def test_the_yard_notices_when_the_denied_command_runs(yard: Yard) -> None:
@@ -91,10 +91,9 @@ def test_the_yard_notices_when_the_denied_command_runs(yard: Yard) -> None:
 
 @example('x=\'a[$(denied)]\'; echo hi > \'$x\' "$x" $x; [ "$x" = y ]; printf %d "$x"')
 @example("set -eux; export A='$(denied)' B; ls || echo 'denied'")
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(PIECES), max_size=14).map("".join).filter(passes))
+@settings(max_examples=150, suppress_health_check=[*HealthCheck])
+@given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join).filter(passes))
 def test_what_passes_does_not_run_the_denied_command(yard: Yard, script: str) -> None:
     """Pieces in any order: most make no sense, which is where a reader of one's own and a shell part ways."""
-    if "denied" in script:
-        for shell in SHELLS:
-            assert not yard.runs_denied([*shell, script]), shell
+    for shell in SHELLS:
+        assert not yard.runs_denied([*shell, script]), shell
