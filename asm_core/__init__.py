@@ -81,6 +81,10 @@ if TYPE_CHECKING:
     from asm_core.ports.query import SessionSearch as SessionSearch
     from asm_core.ports.query import UsageSearch as UsageSearch
     from asm_core.ports.store import EventFilter as EventFilter
+    from asm_core.process import Chunk as Chunk
+    from asm_core.process import CommandResult as CommandResult
+    from asm_core.process import exec_run as exec_run
+    from asm_core.process import exec_stream as exec_stream
     from asm_core.recording import Recording as Recording
     from asm_core.recording import played as played
     from asm_core.recording import recorded as recorded
@@ -162,6 +166,10 @@ _HOMES = {
     "SessionSearch": "ports.query",
     "UsageSearch": "ports.query",
     "EventFilter": "ports.store",
+    "Chunk": "process",
+    "CommandResult": "process",
+    "exec_run": "process",
+    "exec_stream": "process",
     "played": "recording",
     "recorded": "recording",
     "Recording": "recording",

@@ -20,7 +20,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib.util import cache_from_source
@@ -28,7 +28,7 @@ from inspect import isawaitable
 from io import FileIO
 from math import ceil
 from pathlib import Path
-from typing import Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, TypedDict, Unpack, cast
 
 from asm_core import launcher
 from asm_core.domain.errors import AsmError, ErrorCode
@@ -90,8 +90,22 @@ class Limits:
     kill_grace_ms: int = 2_000
     """From TERM to KILL."""
 
+    def __post_init__(self) -> None:
+        for name in self.__slots__:
+            if (getattr(self, name) or 0) < 0:
+                raise AsmError(ErrorCode.VALIDATION_ERROR, f"{name} cannot be negative", details={"field": name})
+
 
 DEFAULT_LIMITS = Limits()
+
+
+class LimitOptions(TypedDict, total=False):
+    """The fields of `Limits`, as arguments of a call."""
+
+    timeout_ms: int | None
+    idle_timeout_ms: int | None
+    max_output_bytes: int
+    kill_grace_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,40 +127,64 @@ class CommandResult:
     """All that the command wrote, captured or not."""
 
 
-async def run_command(
+async def exec_run(
     argv: Sequence[str],
     *,
-    cwd: str | Path,
-    timeout_ms: int | None = DEFAULT_LIMITS.timeout_ms,
-    idle_timeout_ms: int | None = None,
-    max_output_bytes: int = DEFAULT_LIMITS.max_output_bytes,
-    kill_grace_ms: int = DEFAULT_LIMITS.kill_grace_ms,
-    env: Mapping[str, str] | None = None,
+    cwd: str | Path = ".",
+    env: Mapping[str, object] | None = None,
+    inherit_env: Sequence[str] = (),
     on_output: Callable[[Chunk], object] | None = None,
+    **limits: Unpack[LimitOptions],
 ) -> CommandResult:
     """
     Run a command to its end. Cancelling the caller kills it with all its descendants.
 
     Args:
-        timeout_ms, idle_timeout_ms, max_output_bytes, kill_grace_ms: see `Limits`.
+        argv: the command and its arguments; no shell.
+        env: over what is inherited by `clean_env`.
+        inherit_env: more names to inherit; see `clean_env`.
         on_output: called with every chunk, plain or async; the command waits for it. Its errors are logged, not raised.
+        limits: see `Limits`.
 
     Raises:
         AsmError: see `launch`.
 
     Source: spec/05 §14.
     """
-    limits = Limits(
-        timeout_ms=timeout_ms,
-        idle_timeout_ms=idle_timeout_ms,
-        max_output_bytes=max_output_bytes,
-        kill_grace_ms=kill_grace_ms,
-    )
-    async with launch(argv, cwd=cwd, env=env, limits=limits) as child:
-        async for chunk in child:
+    stream = exec_stream(argv, cwd=cwd, env=env, inherit_env=inherit_env, **limits)
+    async with aclosing(stream):
+        async for item in stream:
+            if isinstance(item, CommandResult):
+                return item
             if on_output is not None:
-                await _show(on_output, chunk)
-    return child.result()
+                await _show(on_output, item)
+    raise AssertionError("a stream ends with its result")
+
+
+async def exec_stream(
+    argv: Sequence[str],
+    *,
+    cwd: str | Path = ".",
+    env: Mapping[str, object] | None = None,
+    inherit_env: Sequence[str] = (),
+    **limits: Unpack[LimitOptions],
+) -> AsyncGenerator[Chunk | CommandResult, None]:
+    """
+    A command's output as it comes, then its result. Closing the stream kills the command with all its descendants.
+
+    Args:
+        argv, cwd, env, inherit_env, limits: as for `exec_run`.
+
+    Raises:
+        AsmError: see `launch`.
+
+    Source: spec/05 §14.
+    """
+    whole = clean_env({name: str(value) for name, value in (env or {}).items()}, inherit_env)
+    async with launch(argv, cwd=cwd, env=whole, limits=Limits(**limits)) as child:
+        async for chunk in child:
+            yield chunk
+    yield child.result()
 
 
 async def _show(on_output: Callable[[Chunk], object], chunk: Chunk) -> None:
@@ -183,7 +221,9 @@ async def launch(
 
     Source: DESIGN §4; spec/05 §14.
     """
-    child = _spawn([*argv], str(cwd), clean_env() if env is None else dict(env), stdin, limits)
+    if isinstance(argv, str):
+        raise AsmError(ErrorCode.VALIDATION_ERROR, "argv must be a list of words", details={"field": "command"})
+    child = _spawn([str(word) for word in argv], str(cwd), clean_env() if env is None else dict(env), stdin, limits)
     try:
         if failure := await child.started():
             raise launch_error(failure, argv[0], str(cwd))
@@ -195,6 +235,8 @@ async def launch(
 def _spawn(argv: list[str], cwd: str, env: dict[str, str], stdin: bool, limits: Limits) -> Child:
     if not argv or not argv[0]:
         raise AsmError(ErrorCode.VALIDATION_ERROR, "a command is required", details={"field": "command"})
+    if "" in env:  # the launcher could not pass it on, and would end with 127 as a shell does
+        raise AsmError(ErrorCode.VALIDATION_ERROR, "a variable needs a name", details={"field": "env"})
     here, there = socket.socketpair()
     lc_ctype = env.get("LC_CTYPE", "")
     try:

@@ -9,13 +9,14 @@ The library for code without an event loop: the same manager, blocking.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from functools import partial, update_wrapper
+from typing import Any, ParamSpec, TypeVar
 
 from anyio.from_thread import start_blocking_portal
 
-from asm_core import library
+from asm_core import library, process
 from asm_core.blocking import Facade, blocking, iterated
 from asm_core.config import RunLimits
 from asm_core.domain.event import Event
@@ -26,6 +27,9 @@ from asm_core.ports import query
 from asm_core.ports.artifacts import ArtifactStore
 from asm_core.ports.provider import ProviderAdapter
 from asm_core.ports.store import EventFilter
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _Manager = session_manager.SessionManager
 
@@ -187,3 +191,28 @@ def open_manager(
         opened.open_manager(adapter, tenant_id=tenant_id, run_limits=run_limits) as manager,
     ):
         yield manager
+
+
+def _alone(function: Callable[P, Coroutine[Any, Any, T]]) -> Callable[P, T]:
+    """The function on a loop of its own, which ends with it."""
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> T:
+        with start_blocking_portal(name="asm-library") as portal:
+            result: T = portal.call(partial(function, *args, **kwargs))
+            return result
+
+    update_wrapper(call, function)
+    return call
+
+
+def _streamed_alone(function: Callable[P, AsyncGenerator[T, None]]) -> Callable[P, Iterator[T]]:
+    def call(*args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
+        with start_blocking_portal(name="asm-library") as portal:
+            yield from iterated(portal, function(*args, **kwargs))
+
+    update_wrapper(call, function)
+    return call
+
+
+exec_run = _alone(process.exec_run)
+exec_stream = _streamed_alone(process.exec_stream)

@@ -38,7 +38,8 @@ class Request:
     args: tuple[str, ...] | None
     """None: `command` is a string for the shell."""
     cwd: str
-    env: Mapping[str, str]
+    env: dict[str, str]
+    """Over the adapter's own."""
     timeout_ms: int
     streaming: bool
 
@@ -106,7 +107,7 @@ class ShellAdapter:
         yield RawEvent(EventType.TOOL_CALL_STARTED, call)
         try:
             async with launch(
-                self._argv(request), cwd=request.cwd, env=clean_env(request.env, self._inherit_env),
+                self._argv(request), cwd=request.cwd, env=clean_env(self._env | request.env, self._inherit_env),
                 limits=self._limits(request),
             ) as child:  # fmt: skip
                 async for chunk in child:
@@ -126,6 +127,7 @@ class ShellAdapter:
 
     def _judged(self, value: Mapping[str, Any]) -> Request:
         request = self._request(value)
+        self._rules.check_env(request.env)
         if request.args is None:
             self._rules.check_script(request.command)
         else:
@@ -160,7 +162,7 @@ class ShellAdapter:
             command=command,
             args=args,
             cwd=str(Path(self._cwd, cwd)),
-            env=self._env | _read_env("input.env", value.get("env")),
+            env=_read_env("input.env", value.get("env")),
             timeout_ms=timeout_ms,
             streaming=value.get("streaming") is not False,
         )

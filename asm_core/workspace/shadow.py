@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.process import CommandResult, clean_env, run_command
+from asm_core.process import CommandResult, exec_run
 
 NEUTRAL = (
     "core.hooksPath=/dev/null", "core.fsmonitor=false", "core.untrackedCache=false", "core.splitIndex=false",
@@ -112,9 +112,7 @@ async def git(args: Sequence[str], cwd: Path, env: dict[str, str], *, accept: Se
 async def _run(args: Sequence[str], cwd: Path, env: dict[str, str]) -> CommandResult:
     """Whatever its exit. Raises AsmError `storage_error`, `dependency_not_available`."""
     try:
-        return await run_command(
-            ["git", *args], cwd=cwd, env=clean_env(env), timeout_ms=None, max_output_bytes=MAX_LISTING_BYTES
-        )
+        return await exec_run(["git", *args], cwd=cwd, env=env, timeout_ms=None, max_output_bytes=MAX_LISTING_BYTES)
     except AsmError as error:
         if error.details.get("reason") != "command_not_found":
             raise AsmError(ErrorCode.STORAGE_ERROR, f"git cannot run: {error.message}") from error

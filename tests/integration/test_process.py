@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, launch, run_command
+from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, exec_run, launch
 from tests.fixtures.processes import eventually, marked, open_fds, state, tree
 
 pytestmark = [
@@ -33,58 +33,58 @@ def sh(script: str) -> list[str]:
 @pytest.mark.parametrize(("script", "code"), [("true", 0), ("exit 42", 42), ("kill -9 $$", 137), ("nope-nope", 127)])
 async def test_an_exit_code_is_a_result(script: str, code: int) -> None:
     """Whatever it is: 128+n for a signal, and the shell's own 127, which is not ours for a missing command."""
-    result = await run_command(sh(script), cwd="/")
+    result = await exec_run(sh(script), cwd="/")
     assert (result.exit_code, result.timed_out) == (code, False)
 
 
 async def test_arguments_are_passed_literally(tmp_path: Path) -> None:
-    result = await run_command(["printf", "%s|", "$HOME", "a b", "*", ""], cwd=tmp_path)
+    result = await exec_run(["printf", "%s|", "$HOME", "a b", "*", ""], cwd=tmp_path)
     assert result.stdout == "$HOME|a b|*||"
     assert (result.command, result.args[0], result.cwd) == ("printf", "%s|", str(tmp_path))
-    assert (await run_command(["pwd"], cwd=tmp_path)).stdout == f"{tmp_path}\n"
+    assert (await exec_run(["pwd"], cwd=tmp_path)).stdout == f"{tmp_path}\n"
 
 
 async def test_stdout_and_stderr_are_separate() -> None:
-    result = await run_command(sh("echo out; echo err >&2"), cwd="/")
+    result = await exec_run(sh("echo out; echo err >&2"), cwd="/")
     assert (result.stdout, result.stderr) == ("out\n", "err\n")
 
 
 async def test_a_timeout_keeps_the_output_so_far(mark: str) -> None:
-    result = await run_command(sh("echo early; sleep 600"), cwd="/", timeout_ms=200, env=clean_env({"MARK": mark}))
+    result = await exec_run(sh("echo early; sleep 600"), cwd="/", timeout_ms=200, env=clean_env({"MARK": mark}))
     assert (result.exit_code, result.timed_out, result.stdout) == (124, True, "early\n")
     assert result.duration_ms >= 200
 
 
 async def test_a_command_that_ignores_term_is_killed_after_its_grace() -> None:
     script = sh("trap '' TERM; echo deaf; while :; do sleep 1; done")
-    result = await run_command(script, cwd="/", timeout_ms=200, kill_grace_ms=200)
+    result = await exec_run(script, cwd="/", timeout_ms=200, kill_grace_ms=200)
     assert (result.exit_code, result.stdout) == (124, "deaf\n")
     assert 400 <= result.duration_ms < 5_000
 
 
 async def test_a_command_may_use_its_grace_to_clean_up() -> None:
     script = sh("trap 'echo cleaned; exit 7' TERM; echo up; while :; do sleep 0.05; done")
-    result = await run_command(script, cwd="/", timeout_ms=300)
+    result = await exec_run(script, cwd="/", timeout_ms=300)
     assert result.stdout == "up\ncleaned\n"
 
 
 async def test_a_stopped_command_can_be_terminated() -> None:
-    result = await run_command(sh("kill -STOP $$"), cwd="/", timeout_ms=200, kill_grace_ms=30_000)
+    result = await exec_run(sh("kill -STOP $$"), cwd="/", timeout_ms=200, kill_grace_ms=30_000)
     assert result.timed_out
     assert result.duration_ms < 10_000
 
 
 async def test_silence_ends_a_command_and_output_keeps_it_going() -> None:
-    silent = await run_command(sh("echo a; sleep 600"), cwd="/", idle_timeout_ms=200)
+    silent = await exec_run(sh("echo a; sleep 600"), cwd="/", idle_timeout_ms=200)
     assert (silent.exit_code, silent.timed_out, silent.stdout) == (124, True, "a\n")
-    lively = await run_command(sh("for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"), cwd="/", idle_timeout_ms=1_000)
+    lively = await exec_run(sh("for i in 1 2 3 4 5 6; do echo $i; sleep 0.2; done"), cwd="/", idle_timeout_ms=1_000)
     assert (lively.exit_code, lively.timed_out) == (0, False)
 
 
 async def test_captured_output_is_bounded_while_the_command_goes_on() -> None:
     seen: list[Chunk] = []
     script = sh("head -c 3000000 /dev/zero | tr '\\0' x; echo short >&2; exit 3")
-    result = await run_command(script, cwd="/", max_output_bytes=1024, on_output=seen.append)
+    result = await exec_run(script, cwd="/", max_output_bytes=1024, on_output=seen.append)
     assert (result.exit_code, result.stdout, result.stdout_bytes) == (3, "x" * 1024, 3_000_000)
     assert (result.stdout_truncated, result.stderr_truncated, result.stderr) == (True, False, "short\n")
     assert sum(len(chunk.text) for chunk in seen if chunk.stream == "stdout") == 3_000_000
@@ -92,14 +92,14 @@ async def test_captured_output_is_bounded_while_the_command_goes_on() -> None:
 
 
 async def test_the_bound_does_not_split_a_character() -> None:
-    result = await run_command(["printf", "aé"], cwd="/", max_output_bytes=2)
+    result = await exec_run(["printf", "aé"], cwd="/", max_output_bytes=2)
     assert (result.stdout, result.stdout_truncated) == ("a", True)
-    whole = await run_command(["printf", "aé"], cwd="/", max_output_bytes=3)
+    whole = await exec_run(["printf", "aé"], cwd="/", max_output_bytes=3)
     assert (whole.stdout, whole.stdout_truncated) == ("aé", False)
 
 
 async def test_bytes_that_are_no_text_become_replacement_characters() -> None:
-    assert (await run_command(["printf", r"a\377b\303"], cwd="/")).stdout == "a\ufffdb\ufffd"
+    assert (await exec_run(["printf", r"a\377b\303"], cwd="/")).stdout == "a\ufffdb\ufffd"
 
 
 async def test_errors_of_an_output_callback_do_not_harm_the_command() -> None:
@@ -109,7 +109,7 @@ async def test_errors_of_an_output_callback_do_not_harm_the_command() -> None:
         calls.append(chunk.text)
         raise ValueError("mine")
 
-    result = await run_command(sh("echo a; sleep 0.1; echo b"), cwd="/", on_output=fails)
+    result = await exec_run(sh("echo a; sleep 0.1; echo b"), cwd="/", on_output=fails)
     assert (result.exit_code, result.stdout, "".join(calls)) == (0, "a\nb\n", "a\nb\n")
 
 
@@ -134,7 +134,7 @@ async def test_a_command_that_cannot_start_is_an_error(
     argv: list[str], cwd: str, code: ErrorCode, reason: str | None
 ) -> None:
     with pytest.raises(AsmError) as raised:
-        await run_command(argv, cwd=cwd)
+        await exec_run(argv, cwd=cwd)
     assert raised.value.code is code
     assert raised.value.details.get("reason") == reason
 
@@ -142,8 +142,8 @@ async def test_a_command_that_cannot_start_is_an_error(
 async def test_a_relative_command_is_looked_up_in_its_folder(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("#!/bin/sh\necho $0 in $PWD\n")
     (tmp_path / "mine").chmod(0o755)
-    assert (await run_command(["./mine"], cwd=tmp_path)).stdout == f"./mine in {tmp_path}\n"
-    found = await run_command(["mine"], cwd="/", env={"PATH": f"/no/such:{tmp_path}"})
+    assert (await exec_run(["./mine"], cwd=tmp_path)).stdout == f"./mine in {tmp_path}\n"
+    found = await exec_run(["mine"], cwd="/", env={"PATH": f"/no/such:{tmp_path}"})
     assert found.stdout == f"{tmp_path}/mine in /\n"
 
 
@@ -155,11 +155,11 @@ async def test_the_environment_is_what_the_allow_list_says(monkeypatch: pytest.M
     secrets = ("ASM_DATABASE_URL", "ANTHROPIC_API_KEY", "GITHUB_TOKEN", "CLIENT_SECRET", "db_password")
     for name in (*secrets, "PLAIN", "PLAIN_TOO"):
         monkeypatch.setenv(name, f"value-of-{name}")
-    shown = (await run_command(["env"], cwd="/")).stdout
+    shown = (await exec_run(["env"], cwd="/")).stdout
     assert "value-of" not in shown
     assert f"PATH={os.environ['PATH']}" in shown
     asked = clean_env({"EXTRA": "1"}, inherit=["PLAIN*", "*KEY*", "ASM_*", "GITHUB_TOKEN"])
-    shown = (await run_command(["env"], cwd="/", env=asked)).stdout
+    shown = (await exec_run(["env"], cwd="/", env=asked)).stdout
     values = {line for line in shown.splitlines() if "value-of" in line or line.startswith("EXTRA")}
     assert values == {
         "EXTRA=1", "PLAIN=value-of-PLAIN", "PLAIN_TOO=value-of-PLAIN_TOO", "GITHUB_TOKEN=value-of-GITHUB_TOKEN"
@@ -168,19 +168,21 @@ async def test_the_environment_is_what_the_allow_list_says(monkeypatch: pytest.M
 
 @pytest.mark.parametrize("env", [{}, {"LC_CTYPE": "C"}, {"LANG": "C", "A": "ä"}])
 async def test_the_launcher_adds_nothing_to_the_environment(env: dict[str, str]) -> None:
-    result = await run_command(["/usr/bin/env"], cwd="/", env=env)
-    assert dict(line.split("=", 1) for line in result.stdout.splitlines()) == env
+    async with launch(["/usr/bin/env"], cwd="/", env=env) as child:
+        async for _ in child:
+            pass
+    assert dict(line.split("=", 1) for line in child.result().stdout.splitlines()) == env
 
 
 async def test_a_command_inherits_no_descriptor_but_the_standard_ones() -> None:
     """Above all not the launcher's socket to the worker."""
-    result = await run_command(sh("ls /proc/$$/fd; true"), cwd="/")
+    result = await exec_run(sh("ls /proc/$$/fd; true"), cwd="/")
     assert result.stdout.split() == ["0", "1", "2"]
 
 
 async def test_signals_are_as_a_command_expects_them() -> None:
     """Nothing ignored, nothing blocked, whatever the worker does: a closed pipe ends its writer."""
-    result = await run_command(sh("grep -E '^Sig(Ign|Blk)' /proc/self/status"), cwd="/")
+    result = await exec_run(sh("grep -E '^Sig(Ign|Blk)' /proc/self/status"), cwd="/")
     masks = [int(line.split()[1], 16) for line in result.stdout.splitlines()]
     ours = sum(
         1 << number - 1 for number in signal.valid_signals()
@@ -236,7 +238,7 @@ async def test_a_flood_of_output_leaves_the_loop_to_others() -> None:
 
 
 async def test_a_command_that_closes_its_outputs_is_waited_for() -> None:
-    result = await run_command(sh("exec >&- 2>&-; sleep 0.3; exit 5"), cwd="/")
+    result = await exec_run(sh("exec >&- 2>&-; sleep 0.3; exit 5"), cwd="/")
     assert (result.exit_code, result.duration_ms >= 300) == (5, True)
 
 
@@ -253,7 +255,7 @@ async def running_tree(kind: str, mark: str, kill_grace_ms: int) -> asyncio.Task
     """A task that waits for a whole tree of processes: launcher, command, child and grandchild."""
     is_up = asyncio.Event()
     task = asyncio.create_task(
-        run_command(
+        exec_run(
             tree(kind), cwd="/", env=clean_env({"MARK": mark}), timeout_ms=None, kill_grace_ms=kill_grace_ms,
             on_output=lambda _: is_up.set(),
         )
@@ -287,7 +289,7 @@ async def test_a_second_cancel_shortens_the_grace(mark: str) -> None:
 
 
 async def test_what_a_command_leaves_in_the_background_ends_with_it(mark: str) -> None:
-    result = await run_command(tree("leave", "stubborn"), cwd="/", env=clean_env({"MARK": mark}), kill_grace_ms=200)
+    result = await exec_run(tree("leave", "stubborn"), cwd="/", env=clean_env({"MARK": mark}), kill_grace_ms=200)
     assert (result.exit_code, result.stdout, result.timed_out) == (0, "up\n", False)
     assert marked(mark) == []
 
@@ -312,9 +314,9 @@ async def test_a_worker_that_is_killed_takes_its_commands_with_it(mark: str) -> 
     """SIGKILL gives no chance to clean up; within two seconds no descendant is alive all the same."""
     program = (
         "import asyncio\n"
-        "from asm_core.process import clean_env, run_command\n"
+        "from asm_core.process import clean_env, exec_run\n"
         "async def main():\n"
-        f"    run = lambda: run_command({tree()!r}, cwd='/', env=clean_env({{'MARK': {mark!r}}}))\n"
+        f"    run = lambda: exec_run({tree()!r}, cwd='/', env=clean_env({{'MARK': {mark!r}}}))\n"
         "    await asyncio.gather(*(run() for _ in range(3)))\n"
         "asyncio.run(main())\n"
     )
@@ -349,7 +351,7 @@ def test_hundreds_of_commands_run_at_once_in_a_loop_outside_the_main_thread() ->
     results: list[CommandResult] = []
 
     async def main() -> None:
-        results.extend(await asyncio.gather(*(run_command(sh(f"cat; echo {n}"), cwd="/") for n in range(200))))
+        results.extend(await asyncio.gather(*(exec_run(sh(f"cat; echo {n}"), cwd="/") for n in range(200))))
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
@@ -365,7 +367,7 @@ async def test_many_ends_of_all_kinds_leave_nothing_behind(mark: str) -> None:
         kind = number % 4
         try:
             async with asyncio.timeout(0.3 if kind == 0 else None):
-                await run_command(
+                await exec_run(
                     [sh("sleep 600"), sh("exit 3"), ["nope"], tree()][kind],
                     cwd="/", env=env, timeout_ms=600_000 if kind == 0 else 300, kill_grace_ms=100,
                 )  # fmt: skip

@@ -357,12 +357,15 @@ def test_each_attempt_has_a_tool_call_of_its_own(adapter: ShellAdapter) -> None:
         ({"command": "touch", "args": ["made"]}, False),
         ({"command": "echo a && touch made"}, False),
         ({"command": "rm", "args": ["made"]}, False),
+        ({"command": "echo", "env": {"A": "1"}}, True),
+        ({"command": "bash", "args": ["-c", "echo"], "env": {"BASH_FUNC_echo%%": "() { touch made; }"}}, False),
+        ({"command": "echo", "env": {"PATH": "."}}, False),
     ],
 )
 async def test_lists_are_applied_at_submit_and_before_any_event(
     tmp_path: Path, value: Mapping[str, Any], runs: bool
 ) -> None:
-    adapter = ShellAdapter(str(tmp_path), allowed_commands=["echo", "cat", "rm"], denied_commands=["/bin/rm"])
+    adapter = ShellAdapter(str(tmp_path), allowed_commands=["bash", "echo", "cat", "rm"], denied_commands=["/bin/rm"])
     if runs:
         adapter.validate_input(value)
         _, completion = await play(adapter, value)

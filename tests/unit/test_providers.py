@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,16 @@ def test_an_unknown_provider_is_told_those_there_are() -> None:
     with pytest.raises(AsmError, match="scripted") as raised:
         built().get("nobody")
     assert raised.value.code is ErrorCode.VALIDATION_ERROR
+
+
+def test_the_shell_is_offered_by_the_operator_alone_and_with_the_operators_lists(tmp_path: Path) -> None:
+    assert "shell" not in built().names
+    settings = Settings(shell_enabled=True, shell_cwd=tmp_path, shell_denied_commands=["rm"])
+    shell = build_providers(settings, MemorySessionStore(MemoryRecords(), SteppedClock())).get("shell")
+    shell.validate_input({"prompt": "ls"})
+    with pytest.raises(AsmError) as raised:
+        shell.validate_input({"prompt": "ls; rm x"})
+    assert raised.value.code is ErrorCode.POLICY_VIOLATION
 
 
 SUBMITS = """

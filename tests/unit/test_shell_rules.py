@@ -6,11 +6,13 @@ import time
 
 import pytest
 
-from asm_core.adapters.shell_rules import MAX_JUDGED, CommandRules
+from asm_core.adapters.shell_rules import CommandRules
+from asm_core.adapters.shell_words import MAX_JUDGED
 from asm_core.domain.errors import AsmError, ErrorCode
 
 PROGRAMS = ("ls", "echo", "cat", "grep", "sort", "[", "true", "false", "find", "sh", "bash")
-ALLOWED = (*PROGRAMS, "env", "sudo", "nohup", "exec", "command", "time", "xargs", "nice", "timeout")
+BUILTINS = ("read", "unset", "wait", "export", "readonly", "printf", "set")
+ALLOWED = (*PROGRAMS, *BUILTINS, "env", "sudo", "nohup", "exec", "command", "time", "xargs", "nice", "timeout")
 
 RUNS = [
     "ls",
@@ -33,6 +35,13 @@ RUNS = [
     "if ls; then echo a; elif cat x; then echo b; else echo c; fi",
     "while ! grep x f; do echo again; done",
     "[ -f x ] && cat x",
+    '[ -n "$x" ] && [ "$x" = "$y" -o "$x" -nt y ] && [ $? -eq 0 ] && [ $# -gt 1 ]',
+    "IFS= read -r -p 'Name: ' a b",
+    "unset -v a b; wait; export A='x y' B=\"$x\"; readonly A",
+    "printf '%s\\n' \"$x\" $y; printf -- -v",
+    "set -euo pipefail; set -- $x",
+    "{ ls; }>out",
+    "( (ls) )",
     'echo $(ls | sort) `cat x` "$(echo "$(ls)")"',
     "echo a#b",
     "env ls",
@@ -45,6 +54,7 @@ RUNS = [
     "command -v ls",
     "ls | xargs -n1 -P 4 cat",
     "sh -c 'ls | cat'",
+    "sh -ec 'ls' _ $x",
     "bash -euo pipefail -c 'ls; echo \"$1\"' _ rm",
     "find . -name '*.py' -exec grep x {} +",
     "find . -exec cat {} \\; -exec ls {} \\;",
@@ -110,6 +120,13 @@ REFUSED = [
     "find . -exec sh -c 'rm' \\;",
     "find . -exec env -u + rm \\;",
     "cat -; python3 -c 1",
+    "/bin/../bin/rm",
+    "taskset -c 0 rm",
+    "chrt -o 0 rm",
+    "flock -w 5 f rm",
+    "flock f -c rm",
+    "find . -exec flock f rm {} +",
+    "toybox rm",
 ]
 
 UNCLEAR = [
@@ -180,7 +197,32 @@ UNCLEAR = [
     "zsh -c ls",
     "echo " + "$(" * 40 + ")" * 40,
     "env " * 40 + "ls",
+    *("rbash -c ls", "ksh -c ls", "su -c ls", "script -c ls f", "chroot / ls", "strace ls"),
+    "bash -coo errexit nounset ls",
+    "bash -lc ls",
+    "bash -o histexpand -c ls",
 ]
+
+EVALUATED = [
+    *("((x))", "ls; ((x = 1))", "$( ((x)) )", "let x", "declare -i x=y", "typeset -i x=y", "local -i x=y"),
+    *("read 'a[$(rm)]'", "read a[x]", 'read "$x"', "read $x", "command read 'a[x]'", "wait -n -p 'a[$(rm)]'"),
+    *("unset 'a[$(rm)]'", 'unset -v "$x"', "wait $x", "printf -v 'a[$(rm)]' x", 'printf "$x" y', "printf $x"),
+    *("[ -v 'a[$(rm)]' ]", 'test -v "$x"', "[ x -a -v 'a[x]' ]", '[ "$x" "$y" ]', "[ $x = y ]", '[ "$@" ]', "[ * ]"),
+    *("ls {a[x]}>f", "ls {fd}>f", "exec {fd}<f", "RANDOM='a[$(rm)]'", "SRANDOM=x ls", "OPTIND=x", "HISTCMD=x"),
+    *(
+        "PS4='$(rm)'; set -x; ls",
+        "read PS4",
+        "export PS4=x",
+        "export 'PS4'=x",
+        "export $x",
+        "export A=$x",
+        "readonly PS4",
+    ),
+    *("env PS4=x ls", "sudo PATH=x ls", "PATH=. ls", "PATH+=:. ls", "LD_PRELOAD=./x ls", "BASH_ENV=./x sh -c ls"),
+    *("env 'BASH_FUNC_ls%%=() { rm; }' bash -c ls", "env ENV=./x ls", "export BASH_ENV=x", "SSH_CLIENT=x bash -c ls"),
+    *("set -H", "set -o history", "set -k", "set $x", 'set "$x"', "shopt -s extglob", "jobs -x rm"),
+]
+"""What bash executes where no command stands: in subscripts, in arithmetic, in variables of its own."""
 
 
 def violation(rules: CommandRules, script: str) -> AsmError | None:
@@ -220,7 +262,16 @@ def test_what_cannot_be_judged_is_refused_while_a_list_is_set(script: str) -> No
     assert error.details["reason"] == "command_not_parsed"
 
 
-@pytest.mark.parametrize("script", [*RUNS, *REFUSED, *UNCLEAR])
+@pytest.mark.parametrize("script", EVALUATED)
+def test_what_the_shell_evaluates_is_refused_while_a_list_is_set(script: str) -> None:
+    """Even where every command is on the list."""
+    more = ("let", "declare", "typeset", "local", "shopt", "jobs", "test", "x")
+    error = violation(CommandRules((*ALLOWED, *more, "rm"), ["format"]), script)
+    assert error is not None
+    assert error.details["reason"] == "command_not_parsed"
+
+
+@pytest.mark.parametrize("script", [*RUNS, *REFUSED, *UNCLEAR, *EVALUATED])
 def test_without_lists_everything_runs(script: str) -> None:
     assert violation(CommandRules(None, None), script) is None
 
@@ -229,6 +280,21 @@ def test_denied_wins_over_allowed() -> None:
     error = violation(CommandRules(["ls", "rm"], ["rm"]), "ls; rm")
     assert error is not None
     assert error.details == {"reason": "command_denied", "command": "rm"}
+
+
+@pytest.mark.parametrize("script", ["RM x", "/bin/Rm", "ENV rm", "SH -c rm", "EVAL rm"])
+def test_no_other_spelling_passes_where_files_have_one_name_in_all_of_them(script: str) -> None:
+    assert violation(CommandRules(None, ["rm"]), script) is not None
+    assert violation(CommandRules(None, ["RM"]), "rm") is not None
+
+
+@pytest.mark.parametrize("name", ["PATH", "LD_PRELOAD", "BASH_FUNC_ls%%", "BASH_ENV", "ENV", "PS4"])
+def test_an_environment_that_decides_what_runs_is_refused_while_a_list_is_set(name: str) -> None:
+    CommandRules(None, None).check_env({name: "x"})
+    CommandRules(None, ["rm"]).check_env({"LANG": "C", "DEBUG": "1"})
+    with pytest.raises(AsmError) as raised:
+        CommandRules(None, ["rm"]).check_env({"A": "1", name: "x"})
+    assert raised.value.code is ErrorCode.POLICY_VIOLATION
 
 
 def test_an_empty_allow_list_allows_nothing() -> None:
