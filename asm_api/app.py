@@ -21,6 +21,7 @@ from asm_api.wiring import DepsFactory, open_deps
 from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.process import deny_inspection
 
 ROUTERS = (
     sessions.router, runs.router, events.router, artifacts.router, queries.router, ws.router, ops.router,
@@ -35,6 +36,7 @@ def serve(settings: Settings, host: str, port: int) -> None:
         AsmError: `unauthorized` when the host is not loopback and no API key is set.
     """
     end_process_on_defect()
+    deny_inspection()
     build_server(settings, host, port).run()
 
 

@@ -26,6 +26,7 @@ from urllib.request import urlopen
 from asm_api.files import whole_file
 from asm_core.devservers import Server, start_postgres, start_redis
 from asm_core.domain.errors import AsmError, ErrorCode
+from asm_core.process import deny_inspection
 
 READY_TIMEOUT_S = 60.0
 STOP_TIMEOUT_S = 8.0
@@ -233,6 +234,7 @@ class Stack:
 
 def serve_stack(options: DevOptions) -> int:
     """`asm dev`: run a stack until TERM, INT or HUP. Returns the exit code."""
+    deny_inspection()
     stop_asked = _stop_flag()
     stack = Stack(options)
     try:

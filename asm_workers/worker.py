@@ -23,6 +23,7 @@ from celery.exceptions import SecurityWarning
 
 from asm_core.background import end_process_on_defect
 from asm_core.config import Settings
+from asm_core.process import deny_inspection
 from asm_workers.app import CANARY_TASK, VERSION, WAKEUP_TASK, build_app, canary_queue, shard_queues
 from asm_workers.loop import RunLoop
 from asm_workers.pool import WakingPool
@@ -65,6 +66,7 @@ class WorkerProcess:
             AsmError: `storage_connection_failed`, `migration_required`: nothing was started.
         """
         end_process_on_defect()
+        deny_inspection()
         warnings.simplefilter("ignore", SecurityWarning)  # about pickle under root; only JSON is accepted here
         self._loop.start()
         try:

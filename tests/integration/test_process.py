@@ -17,6 +17,8 @@ from asm_core.domain.errors import AsmError, ErrorCode
 from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, exec_run, launch
 from tests.fixtures.processes import eventually, marked, open_fds, state, tree
 
+ROOT = Path(__file__).parents[2]
+
 pytestmark = [
     pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="reads /proc"),
     pytest.mark.usefixtures("nothing_is_left"),
@@ -383,3 +385,50 @@ async def test_limits_are_plain_values() -> None:
     async with launch(["true"], cwd="/", limits=Limits(timeout_ms=None)) as child:
         assert [chunk async for chunk in child] == []
         assert child.result().exit_code == 0
+
+
+INSPECTED = """
+import ctypes, os, sys
+from asm_core.process import deny_inspection
+if os.geteuid() == 0:
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    ctypes.CDLL(None).prctl(4, 1)       # another user's process is closed; this one shall be as one that was started
+def a_child_reads():
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os._exit(0 if b"hidden" in open(f"/proc/{os.getppid()}/environ", "rb").read() else 2)
+        except PermissionError:
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+before = a_child_reads()
+deny_inspection()
+print(before, a_child_reads(), len(os.listdir("/proc/self/fd")) > 2)
+"""
+
+
+def test_a_process_can_close_itself_to_its_own_user() -> None:
+    """A command of a run must not read the worker's secrets; the process itself goes on as before."""
+    done = subprocess.run(
+        [sys.executable, "-c", INSPECTED], env=os.environ | {"SECRET": "hidden"}, capture_output=True, text=True,
+        check=False, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout == "0 1 True\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        "from asm_workers.worker import WorkerProcess; WorkerProcess(settings, slots=1).run()",
+        "from asm_api.app import serve; serve(settings, 'no.such.host.invalid', 1)",
+    ],
+    ids=["worker", "api"],
+)
+def test_own_processes_close_themselves_first(start: str) -> None:
+    """These cannot start, and are closed by then."""
+    ends = f"try:\n    {start}\nexcept BaseException: print(ctypes.CDLL(None).prctl(3))"
+    opens = "settings = Settings(database_url='postgresql://127.0.0.1:9/x', api_key='a key of the tests')"
+    code = f"import ctypes\nfrom asm_core.config import Settings\n{opens}\n{ends}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.stdout == "0\n", done.stderr
