@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -39,6 +40,24 @@ def test_example(name: str, running: dict[str, Future[Any]]) -> None:
     if ended.state == "SKIP":
         pytest.skip(ended.said)
     assert ended.state == "ok", ended.said
+
+
+def test_artifacts_go_to_the_s3_that_the_environment_names(tmp_path: Path) -> None:
+    """With a bucket that is there as long as it is needed."""
+    moto = pytest.importorskip("moto.server")
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        command = [sys.executable, str(FOLDER / "s3_artifact_store.py")]
+        env = os.environ | {"MINIO_ENDPOINT": f"http://{host}:{port}"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+        assert (done.returncode, f"S3 at http://{host}:{port}" in done.stdout) == (0, True), done.stdout + done.stderr
+        from moto.s3.models import s3_backends
+
+        assert [*s3_backends["123456789012"]["aws"].buckets] == []
+    finally:
+        server.stop()
 
 
 def test_all_at_once_says_how_each_ended() -> None:
