@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -53,8 +54,10 @@ def claim(what: str, holds: bool) -> None:
     print(f"  ok  {what}")
 
 
-def main(example: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(example)
+def main(example: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Runs an example from the command line; `--help` says what it shows."""
+    argparse.ArgumentParser(description=example.__globals__["__doc__"]).parse_args()
+    asyncio.run(example())
 
 
 async def refusal(call: Awaitable[object]) -> AsmError:

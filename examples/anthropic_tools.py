@@ -48,4 +48,5 @@ async def example() -> None:
     claim("the run has a price", (result.cost_usd or 0) > 0)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

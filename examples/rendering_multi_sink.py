@@ -44,4 +44,5 @@ async def example() -> None:
     claim("the full disk is told", [error.sink for error in report.sink_errors] == ["FileSink"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

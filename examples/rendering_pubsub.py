@@ -38,4 +38,5 @@ async def example() -> None:
     print(encode(tools[0]).decode())
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -110,4 +110,5 @@ def a_bucket(access: dict[str, Any]) -> Iterator[None]:
         client.delete_bucket(Bucket=BUCKET)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import runpy
 import subprocess
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -58,6 +59,33 @@ def test_artifacts_go_to_the_s3_that_the_environment_names(tmp_path: Path) -> No
         assert [*s3_backends["123456789012"]["aws"].buckets] == []
     finally:
         server.stop()
+
+
+@pytest.mark.parametrize("name", run_all.NAMES)
+def test_importing_does_nothing_and_help_says_what_it_shows(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(FOLDER)
+    example = runpy.run_path(str(FOLDER / f"{name}.py"), run_name=name)
+    assert capsys.readouterr() == ("", "")
+
+    def ends_with(option: str) -> Any:
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", option])
+        with pytest.raises(SystemExit) as ended:
+            example["main"](example["example"])
+        return ended.value.code
+
+    assert ends_with("--help") == 0
+    assert str(_shows(name)) in " ".join(capsys.readouterr().out.split())
+    assert ends_with("--nonsense") == 2
+    assert capsys.readouterr().err.startswith(f"usage: {name}.py")
+
+
+@pytest.mark.parametrize("name", run_all.NAMES)
+def test_an_example_is_short_and_starts_only_as_a_program(name: str) -> None:
+    text = (FOLDER / f"{name}.py").read_text()
+    assert len(text.splitlines()) <= 150
+    assert text.endswith('\n\nif __name__ == "__main__":\n    main(example)\n')
 
 
 def test_all_at_once_says_how_each_ended() -> None:
