@@ -23,6 +23,9 @@ FOLDER = Path(__file__).parents[2] / "examples"
 RUN_ALL = "run_all"
 NAMES = sorted(path.stem for path in FOLDER.glob("[a-z]*.py") if path.stem != RUN_ALL)
 ENDED = re.compile(r"^(ok|SKIP|FAIL) +(\w+) +[\d.]+ s(?:  (.*))?$", re.MULTILINE)
+REFERENCE_FILES = 46
+MISSING = ("approvals", "policy", "routing", "the workflow bridge")
+"""Features that examples of the reference still wait for here."""
 
 pytestmark = pytest.mark.timeout(600)  # the first test waits for all of them
 
@@ -188,6 +191,16 @@ def test_the_examples_are_listed_with_what_they_show() -> None:
     """A row of the tables for each, in the words of its docstring, and no other row."""
     listed = [line for line in readme() if line.startswith("| [")]
     assert sorted(listed) == [f"| [{name}.py]({name}.py) | {shows(name)} |" for name in NAMES]
+
+
+def test_each_file_of_the_reference_has_its_counterpart_or_waits_for_a_feature() -> None:
+    """By what stands beside it: files that are there, or a feature that is not."""
+    rows = [line.strip("| ").split(" | ") for line in readme() if line.startswith("| `")]
+    assert len({file for file, _ in rows}) == len(rows) == REFERENCE_FILES
+    for file, counterpart in rows:
+        ours = re.findall(r"\[([\w.]+)\]\(\1\)", counterpart)
+        waits = counterpart.removeprefix("waits for ") in MISSING
+        assert waits or (ours and all((FOLDER / name).is_file() for name in ours)), file
 
 
 def readme() -> Sequence[str]:
