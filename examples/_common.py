@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import json
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
 import asm_core
 from asm_core import AgentFolders, AsmError, ClaudeAdapter, ProviderAccess, ProviderAdapter, ScriptedAdapter
+
+if TYPE_CHECKING:
+    from asm_core import AnthropicAdapter, OpenAIAdapter
 
 MEMORY = "memory://"
 
@@ -53,8 +60,11 @@ def claim(what: str, holds: bool) -> None:
     print(f"  ok  {what}")
 
 
-def main(example: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(example)
+def main(example: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run an example from the command line; `--help` says what it shows."""
+    argparse.ArgumentParser(description=example.__globals__["__doc__"]).parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leaves nothing behind then, either
+    asyncio.run(example())
 
 
 async def refusal(call: Awaitable[object]) -> AsmError:
@@ -93,7 +103,7 @@ def pretended_providers() -> Iterator[tuple[Any, Any]]:
 
 
 @contextmanager
-def model_api(name: str, *answers: tuple[str, Any], **given: Any) -> Iterator[ProviderAdapter]:
+def model_api(name: str, *answers: tuple[str, Any], **given: Any) -> Iterator[AnthropicAdapter | OpenAIAdapter]:
     """
     An adapter of `anthropic` or `openai`: the real one where its key is set, otherwise one whose model says what it is
     told to.
@@ -144,3 +154,74 @@ def every_provider(script: Any, server: Any, folder: Path) -> Iterator[ProviderA
     if is_installed("amp_sdk"):
         cli = os.environ.get("AMP_CLI_PATH", str(STAND_IN))
         yield asm_core.AmpAdapter(folders, ProviderAccess(base_url=server.url, api_key=key), cli)
+
+
+class Stack:
+    """A running `asm dev`."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.url = url
+        self._folder = folder
+        self._commands: list[asyncio.subprocess.Process] = []
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """Its addresses and the processes it has now, as it tells everybody in its folder."""
+        found: dict[str, Any] = json.loads((self._folder / "dev.json").read_text())
+        return found
+
+    async def asm(self, *arguments: str) -> asyncio.subprocess.Process:
+        """A command line about it, just started."""
+        there = {"ASM_SERVER": self.url, "ASM_DATABASE_URL": self.described["database_url"]}
+        command, environment = [*ASM, *arguments], _environment() | there
+        started = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, env=environment)
+        self._commands.append(started)
+        return started
+
+    def end_commands(self) -> None:
+        """Those that a failure has left running."""
+        for command in self._commands:
+            if command.returncode is None:
+                command.kill()
+
+
+ASM = [sys.executable, "-m", "asm_api.cli"]
+
+
+@contextmanager
+def a_stack(*options: str, **settings: str) -> Iterator[Stack]:
+    """`asm dev` with data that is gone in the end: Postgres, Redis, the API and workers, on ports of its own."""
+    from asm_api.dev import free_port
+
+    with temporary_folder() as folder:
+        folder.chmod(0o755)  # root hands Postgres to another user, who must get in
+        port = free_port()
+        command = [*ASM, "dev", "--port", str(port), "--data-dir", str(folder), *options]
+        environment = _environment() | {"ASM_PROFILE": "fast"} | settings
+        streams: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        with subprocess.Popen(command, env=environment, **streams) as dev:
+            stack = Stack(f"http://127.0.0.1:{port}", folder)
+            try:
+                _until_ready(dev)
+                yield stack
+            finally:
+                stack.end_commands()
+                dev.terminate()
+                dev.wait()  # which leaving the block does not after Ctrl-C
+
+
+def _until_ready(dev: subprocess.Popen[str]) -> None:
+    said = []
+    for line in dev.stdout or ():
+        said.append(line)
+        if line.startswith("ready"):
+            return
+    if not any("[dependency_not_available]" in line for line in said):
+        raise SystemExit("NOT TRUE: `asm dev` starts\n" + "".join(said))
+    skip("no Postgres or Redis here\n" + "".join(said))
+    raise SystemExit
+
+
+def _environment() -> dict[str, str]:
+    """Without settings for another installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("ASM_")}

@@ -37,4 +37,5 @@ async def example() -> None:
             claim("a mode that Amp does not have is refused before it runs", error.code == "capability_not_supported")
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

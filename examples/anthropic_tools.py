@@ -44,8 +44,9 @@ async def example() -> None:
     refused = [call["output"] for call in calls if call["name"] == "delete_record"]
     claim("what may change something was not run", refused != [] and "Graz" in FORECAST)
     claim("and the model was told why", "permission mode default" in refused[0])
-    claim("each turn is in the log", [event.type for event in result.events].count("turn_completed") >= 1)
+    claim("each turn is in the log", any(event.type == "turn_completed" for event in result.events))
     claim("the run has a price", (result.cost_usd or 0) > 0)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -30,4 +30,5 @@ async def example() -> None:
             claim("the cost is the agent's own figure", result.cost_usd == result.events[-1].data["total_cost_usd"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -39,4 +39,5 @@ async def example() -> None:
             claim("which Codex knows by itself", "Make a file that greets." in str(server.requests[-1].body["input"]))
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -44,4 +44,5 @@ async def example() -> None:
             claim("until they are deleted themselves", await store.artifacts.head(key) is None)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -34,4 +34,5 @@ async def example() -> None:
             await adapter.aclose()
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

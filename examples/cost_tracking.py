@@ -64,4 +64,5 @@ async def add_up(store: Store) -> None:
     claim("to runs without a cost alone", later.by_provider["claude"] == costs.by_provider["claude"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

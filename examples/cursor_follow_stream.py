@@ -25,4 +25,5 @@ async def example() -> None:
         claim("nothing is missed, nothing repeated", first + rest == list(range(1, len(first + rest) + 1)))
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

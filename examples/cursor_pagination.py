@@ -25,4 +25,5 @@ async def example() -> None:
         claim("a range is a range", [event.sequence_number for event in between] == [4, 5])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

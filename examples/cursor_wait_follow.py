@@ -27,4 +27,5 @@ async def example() -> None:
         claim("when the time is over there is nothing", nothing == [])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -32,4 +32,5 @@ async def example() -> None:
         claim("shared events are stored once", stored == len(ours) + len(theirs) - first)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

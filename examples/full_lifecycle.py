@@ -46,4 +46,5 @@ async def example() -> None:
         claim("numbers have no gap", [event.sequence_number for event in events] == list(range(1, len(ORDER) + 1)))
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

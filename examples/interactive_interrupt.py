@@ -36,4 +36,5 @@ async def example() -> None:
                 claim("which knows the interrupted answer", "long story" in asked and "and on" in asked)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -44,4 +44,5 @@ async def example() -> None:
     return None
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -18,4 +18,5 @@ async def example() -> None:
     claim("a failed run raises what it failed with", error.code == "provider_rate_limited" and error.retryable)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

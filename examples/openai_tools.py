@@ -44,4 +44,5 @@ async def example() -> None:
     claim("the tokens of both requests are counted", result.token_usage["output_tokens"] > 0)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -37,4 +37,5 @@ async def example() -> None:
             claim("each mode lets through what it says", dict(zip(PermissionMode, found, strict=True)) == EXPECTED)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

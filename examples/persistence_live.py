@@ -35,4 +35,5 @@ async def example() -> None:
     claim("the log has no gap", [event.sequence_number for event in stored] == list(range(1, len(stored) + 1)))
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -76,4 +76,5 @@ async def look_after(store: Store, manager: SessionManager, old: str) -> None:
     claim("and all is well after", await care.health_check(DEFAULT_TENANT) == [])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -43,4 +43,5 @@ async def example() -> None:
     claim("and says who said what", [(event.provider, event.data["content"]) for event in said] == TURNS)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -108,4 +108,5 @@ async def export(store: Store, session_id: str) -> None:
     claim("as a stream, too", [line["event"] for line in lines if "event" in line] == whole["events"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -23,7 +23,20 @@ from asm_core.devservers import start_postgres
 COUNTING = {"script": [{"say": "one two three", "chunks": 13}]}
 
 
-async def example(url: str) -> None:
+async def example() -> None:
+    with temporary_folder() as folder:
+        try:
+            server = start_postgres(folder, durable=False)
+        except AsmError as error:
+            skip(f"no Postgres here ({error.message})")
+            return
+        try:
+            await share(server.url)
+        finally:
+            server.discard()
+
+
+async def share(url: str) -> None:
     error = await refusal(run_once(url, ScriptedAdapter(), {"prompt": "Hello"}))
     claim("a database without tables says what it needs", error.code == "migration_required")
     revision = await asyncio.to_thread(migrate, url)
@@ -52,13 +65,5 @@ async def count(manager: SessionManager, session_id: str) -> None:
     await manager.execute_run(run.id)
 
 
-with temporary_folder() as folder:
-    try:
-        server = start_postgres(folder, durable=False)
-    except AsmError as error:
-        skip(f"no Postgres here ({error.message})")
-    else:
-        try:
-            main(example(server.url))
-        finally:
-            server.discard()
+if __name__ == "__main__":
+    main(example)

@@ -41,4 +41,5 @@ async def example() -> None:
     claim("and the same answer", again.output == first.output)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

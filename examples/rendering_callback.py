@@ -45,4 +45,5 @@ async def example() -> None:
     claim("nothing failed", not figures.kinds["error_occurred"] and not report.sink_errors)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -32,4 +32,5 @@ async def example() -> None:
     claim("the report counts what was shown", (report.events, report.tools) == (16, 2))
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

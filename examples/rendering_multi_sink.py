@@ -23,17 +23,19 @@ async def example() -> None:
     seen: list[str] = []
     with temporary_folder() as folder, (folder / "run.log").open("w") as log:
         log.write("A log with a header\n")
-        sinks = [
-            TTYSink(),
-            (FileSink(io=log), VerboseRenderer()),
-            JSONLSink(folder / "full.jsonl"),
-            JSONLSink(folder / "compact.jsonl", mode="compact"),
-            CallbackSink(lambda event, _text: seen.append(event.type)),
-            FileSink("/dev/full"),
-        ]
         async with open_manager(MEMORY, ScriptedAdapter()) as manager, StreamSession(manager, TOOL_USE) as stream:
-            renderer = CompactRenderer(color=sys.stdout.isatty())
-            report = await arender_stream(stream, renderer=renderer, sinks=sinks)
+            report = await arender_stream(
+                stream,
+                renderer=CompactRenderer(color=sys.stdout.isatty()),
+                sinks=[
+                    TTYSink(),
+                    (FileSink(io=log), VerboseRenderer()),
+                    JSONLSink(folder / "full.jsonl"),
+                    JSONLSink(folder / "compact.jsonl", mode="compact"),
+                    CallbackSink(lambda event, _text: seen.append(event.type)),
+                    FileSink("/dev/full"),
+                ],
+            )
         text = (folder / "run.log").read_text()
         full, short = ((folder / name).read_text().splitlines() for name in ("full.jsonl", "compact.jsonl"))
     print(text, *full[:5], *short[:5], sep="\n")
@@ -44,4 +46,5 @@ async def example() -> None:
     claim("the full disk is told", [error.sink for error in report.sink_errors] == ["FileSink"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

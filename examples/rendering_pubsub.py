@@ -30,7 +30,7 @@ async def example() -> None:
             by_type = PubSubSink(broker.publish, scope="type", prefix="examples")
             await arender_stream(stream, renderer=PassthroughRenderer(), sinks=[one_topic, by_session, by_type])
         events = await manager.get_session_events(stream.session_id)
-    claim("received is what was stored", [event for _, _, event in broker.received["asm:examples:all"]] == events)
+    claim("received is what was stored", [message[2] for message in broker.received["asm:examples:all"]] == events)
     claim("and what was counted", one_topic.broadcast_count == by_session.broadcast_count == len(events))
     claim("a session has its topic", len(broker.received[topic_of(events[0])]) == len(events))
     tools = broker.received[f"examples:session:{stream.session_id}:type:tool_call_started"]
@@ -38,4 +38,5 @@ async def example() -> None:
     print(encode(tools[0]).decode())
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -37,4 +37,5 @@ async def _shown(events: list[Event], mode: str) -> str:
     return screen.getvalue()
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -40,4 +40,5 @@ async def example() -> None:
     claim("with the session and the model", f"model=scripted session_id={stream.session_id}\n" in screen.getvalue())
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

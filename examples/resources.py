@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
 import sqlalchemy as sa
-from _common import claim, main
+from _common import claim, main, temporary_folder
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, foreign, mapped_column, relationship, selectinload
 
@@ -39,7 +38,12 @@ class AgentSession(SessionMixin, Base):
     )
 
 
-async def example(path: Path) -> None:
+async def example() -> None:
+    with temporary_folder() as folder:
+        await live_with_it(folder / "asm.db")
+
+
+async def live_with_it(path: Path) -> None:
     async with open_manager(f"sqlite:///{path}", ScriptedAdapter()) as manager:
         result = await manager.run_once({"prompt": "Hello"})
     engine = create_async_engine(f"sqlite+aiosqlite:///{path}")
@@ -73,5 +77,5 @@ async def example(path: Path) -> None:
     await engine.dispose()
 
 
-with tempfile.TemporaryDirectory() as folder:
-    main(example(Path(folder) / "asm.db"))
+if __name__ == "__main__":
+    main(example)

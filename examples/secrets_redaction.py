@@ -86,4 +86,5 @@ def of_ones_own() -> None:
     claim("or stand alone", redact_map(ticket, only)["notes"] == [ticket["notes"][0], "order ***"])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -57,4 +57,5 @@ async def example() -> None:
         claim("nor is another session", await ask(manager, other.id, ASKED, continuation="auto") == UNKNOWN)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -37,4 +37,5 @@ async def example() -> None:
             )
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

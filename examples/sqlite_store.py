@@ -82,4 +82,5 @@ async def delete(store: Store) -> None:
     claim("a deleted session leaves nothing behind", error.code == "run_not_found" and left == [])
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -31,4 +31,5 @@ async def example() -> None:
         claim("and its session", session.status is SessionStatus.CANCELLED)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

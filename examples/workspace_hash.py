@@ -35,4 +35,5 @@ async def example() -> None:
         claim("and no way back", error.code == ErrorCode.INVALID_OPERATION)
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -79,4 +79,5 @@ async def completing(manager: SessionManager, root: Path) -> None:
     claim("the run's end is told last", str(result.events[-1].type) == "run_completed")
 
 
-main(example())
+if __name__ == "__main__":
+    main(example)

@@ -17,32 +17,12 @@ from asm_core.domain.errors import AsmError
 SHELLS = [["bash", "-c"], ["bash", "--posix", "-c"], ["sh", "-c"]]
 PROGRAMS = ("ls", "cat", "sort", "env", "xargs", "sh", "bash", "find", "nice", "timeout", "true", "touch")
 PIECES = (
-    *(
-        "denied",
-        "denied",
-        "ls",
-        "echo",
-        "x",
-        "-v",
-        "-c",
-        "-n",
-        "-x",
-        "0",
-        " ",
-        " ",
-        " ",
-        "\t",
-        "\n",
-        "; ",
-        "&",
-        "|",
-        "&&",
-    ),
+    *("denied", "denied", "ls", "echo", "x", "-v", "-c", "-n", "-x", "0", " ", " ", " ", "\t", "\n", "; ", "&", "|"),
+    *("&&", "~", "]", "if ", "; then ", "; fi", "denied() "),
     *("(", ")", "((", "))", "{ ", "; }", "$(", "`", "'", '"', "\\", "$", "$x", "${x}", "${", "}", "!", "#", "=", "a["),
     *("'a[$(denied)]'", "'$(denied)'", "x='a[$(denied)]'; ", "x=", "<", ">", ">&", "<<", "<(", "{a[x]}>", "[ ", " ]"),
     *("env ", "xargs ", "sh -c ", "bash ", "eval ", "read ", "test ", "printf ", "unset ", "set ", "export ", "exec "),
-    *("PS4=", "RANDOM=", "command ", "time ", "nice ", "timeout 1 ", "find . -exec ", "{}", " \\;", "*", "~", "]"),
-    *("if ", "; then ", "; fi", "denied() "),
+    *("PS4=", "RANDOM=", "command ", "time ", "nice ", "timeout 1 ", "find . -exec ", "{}", " \\;", "*"),
 )
 
 
