@@ -278,7 +278,7 @@ def test_nothing_is_left_after_kill(tmp_path: Path) -> None:
         family = {child.pid for child in psutil.Process(running.process.pid).children(recursive=True)}
         running.process.kill()
         running.process.wait()
-    eventually(lambda: not any(psutil.pid_exists(pid) for pid in family), GONE_WITHIN_S)
+        eventually(lambda: not any(psutil.pid_exists(pid) for pid in family), GONE_WITHIN_S)
 
 
 def test_a_taken_port_is_refused_with_the_remedy(tmp_path: Path) -> None:
