@@ -36,7 +36,7 @@ PROGRAMS = ("curl", "git")
 IN_TESTS = {f"docs/howto/{guide}.md" for guide in GUIDES}
 """Their Python is a module of tests: `test_testing_kit.py` runs it."""
 
-BLOCKS = {page: blocks_of(page) for page in PAGES}
+BLOCKS = {page: blocks_of(page, (ROOT / page).read_text()) for page in PAGES}
 RUN = {
     page: [block for block in blocks if block.is_run and not (page in IN_TESTS and block.language == "python")]
     for page, blocks in BLOCKS.items()
@@ -123,10 +123,11 @@ def test_commands_that_are_not_run_exist() -> None:
 @pytest.mark.parametrize(
     "text",
     ["```\nx\n```", "```ruby\nx\n```", "```json\n{\n```", "```python\nif\n```", "```bash\nif\n```", "```js\nx\n```",
-     "```bash because\nls\n```", "```text not run: it is text\nx\n```"],
+     "```bash because\nls\n```", "```text not run: it is text\nx\n```",
+     "```console\nHello\n```", "```text\nx\n", "~~~text\nx\n~~~"],
 )  # fmt: skip
 def test_a_wrong_block_is_found(text: str) -> None:
-    """No language, an unknown one, a mistake, or a note that is no reason."""
+    """No language, an unknown one, a mistake, a note that is no reason, no command, another fence."""
     with pytest.raises((AssertionError, ValueError, SyntaxError)):
         for block in blocks_of("page.md", f"{text}\n"):
             check(block)
