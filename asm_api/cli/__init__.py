@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import typer
 
-from asm_api.cli import local, maintenance, query, remote, serve, transfer
+from asm_api.cli import local, maintenance, query, runs, serve, sessions, transfer
 
 app = typer.Typer(
     name="asm",
@@ -17,7 +17,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for group in (local, serve, remote, transfer):
+for group in (local, serve, runs, sessions, transfer):
     for command in group.COMMANDS:
         app.command(name=command.__name__.rstrip("_").replace("_", "-"))(command)
 for subcommands in (query.app, maintenance.app):

@@ -33,6 +33,8 @@ Server = Annotated[str | None, typer.Option("--server", envvar="ASM_SERVER", hel
 ApiKey = Annotated[
     str | None, typer.Option("--api-key", envvar="ASM_API_KEY", help="Bearer token.", show_default=False)
 ]
+SessionId = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
+Limit = Annotated[int, typer.Option("--limit", min=1, max=1000)]
 DatabaseUrl = Annotated[
     str | None, typer.Option("--database-url", envvar="ASM_DATABASE_URL", help="postgresql://…, sqlite:///…")
 ]
@@ -44,6 +46,11 @@ PIPE_WIDTH = 240
 ERASE_LINE = "\x1b[K"
 
 DEFAULT_SERVER = "http://127.0.0.1:8420"
+
+
+def given(**fields: object) -> dict[str, Any]:
+    """Those that were said; the server has the defaults of the others."""
+    return {name: value for name, value in fields.items() if value is not None}
 
 
 def fail(message: str, code: int) -> NoReturn:

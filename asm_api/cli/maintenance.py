@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asm_api.cli.common import FAILED, DatabaseUrl, Json, print_json, progress
-from asm_api.cli.stored import SessionId, Tenant, opened_store
+from asm_api.cli.common import FAILED, DatabaseUrl, Json, SessionId, print_json, progress
+from asm_api.cli.stored import Tenant, opened_store
 
 if TYPE_CHECKING:
     from asm_core.ports.query import MaintenanceReport

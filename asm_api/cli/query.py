@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from asm_api.cli.common import DatabaseUrl, Json, print_json, print_table
-from asm_api.cli.stored import SessionId, Tenant, opened_store
+from asm_api.cli.common import DatabaseUrl, Json, SessionId, print_json, print_table
+from asm_api.cli.stored import Tenant, opened_store
 
 app = typer.Typer(name="query", help="Ask a database across sessions.", no_args_is_help=True)
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from asm_core.sync import Store
 
 Tenant = Annotated[str, typer.Option("--tenant", envvar="ASM_TENANT", help="Whose records.")]
-SessionId = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
 
 
 def stored_at(database_url: str | None) -> str:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from asm_api.cli.common import DatabaseUrl, Json, one_line_errors, print_json, progress
-from asm_api.cli.stored import SessionId, Tenant, stored_at
+from asm_api.cli.common import DatabaseUrl, Json, SessionId, one_line_errors, print_json, progress
+from asm_api.cli.stored import Tenant, stored_at
 
 
 def export(

@@ -1,4 +1,4 @@
-"""Commands that talk to a running API."""
+"""Commands about runs, over a running API."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from asm_api.cli.common import (
     ApiKey,
     How,
     Json,
+    Limit,
     Render,
     Server,
+    SessionId,
     client,
     fail,
+    given,
     print_json,
     print_table,
     print_text,
@@ -29,7 +32,6 @@ from asm_api.cli.common import (
 if TYPE_CHECKING:
     from asm_api.client import AsmClient
 
-Session = Annotated[str, typer.Argument(help="Session id.", metavar="SESSION")]
 RunId = Annotated[str, typer.Argument(help="Run id.", metavar="RUN")]
 Prompt = Annotated[
     str | None, typer.Argument(help="What the agent is asked, or the shell command; `-` reads standard input.")
@@ -39,9 +41,11 @@ Provider = Annotated[str | None, typer.Option("--provider", "-p", help="scripted
 Model = Annotated[str | None, typer.Option("--model", "-m")]
 InSession = Annotated[str | None, typer.Option("--session", "-s", help="Run inside this session instead of a new one.")]
 TimeoutMs = Annotated[int | None, typer.Option("--timeout-ms", help="Limit of the run's execution time.")]
+Continuation = Annotated[
+    str | None, typer.Option("--continuation", help="auto, replay or native: go on from what the session's runs said.")
+]
 OnLost = Annotated[str, typer.Option("--on-worker-lost", help="fail, retry or resume.")]
 Key = Annotated[str | None, typer.Option("--idempotency-key", help="The same key never queues a second run.")]
-Limit = Annotated[int, typer.Option("--limit", min=1, max=1000)]
 
 
 def run(
@@ -50,6 +54,7 @@ def run(
     provider: Provider = None,
     model: Model = None,
     session: InSession = None,
+    continuation: Continuation = None,
     timeout_ms: TimeoutMs = None,
     on_worker_lost: OnLost = "fail",
     render: How = Render.LINES,
@@ -60,7 +65,13 @@ def run(
     """Submit a run, follow its events, print its result; exit 1 when it did not complete."""
     from asm_api.cli.events import event_of, show_events
 
-    options = _options(provider, model, timeout_ms, on_worker_lost)
+    options = given(
+        provider=provider,
+        model=model,
+        continuation=continuation,
+        timeout_ms=timeout_ms,
+        on_worker_lost=on_worker_lost,
+    )
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, None)
         with _run_goes_on(submitted["id"]):
@@ -79,6 +90,7 @@ def submit(
     provider: Provider = None,
     model: Model = None,
     session: InSession = None,
+    continuation: Continuation = None,
     timeout_ms: TimeoutMs = None,
     on_worker_lost: OnLost = "fail",
     idempotency_key: Key = None,
@@ -87,7 +99,13 @@ def submit(
     json: Json = False,
 ) -> None:
     """Queue a run and print its id."""
-    options = _options(provider, model, timeout_ms, on_worker_lost)
+    options = given(
+        provider=provider,
+        model=model,
+        continuation=continuation,
+        timeout_ms=timeout_ms,
+        on_worker_lost=on_worker_lost,
+    )
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, idempotency_key)
     print_json(submitted) if json else typer.echo(submitted["id"])
@@ -111,7 +129,7 @@ def wait(
 
 
 def tail(
-    session: Session,
+    session: SessionId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until interrupted.")] = False,
     after: Annotated[int, typer.Option("--after", min=0, help="Begin behind this sequence number.")] = 0,
     run_id: Annotated[str | None, typer.Option("--run", help="Only this run's events.")] = None,
@@ -169,51 +187,6 @@ def interrupt(run_id: RunId, server: Server = None, api_key: ApiKey = None, json
     print_json(answer) if json else typer.echo(_stop_answer(answer))
 
 
-def pause(session: Session, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
-    """Let no further run of a session begin."""
-    with client(server, api_key) as api:
-        answer = api.pause_session(session)
-    print_json(answer) if json else typer.echo(f"{session} {answer['status']}")
-
-
-def resume(session: Session, server: Server = None, api_key: ApiKey = None, json: Json = False) -> None:
-    """Let a paused session go on."""
-    with client(server, api_key) as api:
-        answer = api.resume_session(session)
-    print_json(answer) if json else typer.echo(f"{session} {answer['status']}")
-
-
-def fork(
-    session: Session,
-    at: Annotated[int | None, typer.Option("--at", min=1, help="Number of the last event to go on from.")] = None,
-    server: Server = None,
-    api_key: ApiKey = None,
-    json: Json = False,
-) -> None:
-    """Make a new session that goes on from another's events; prints its id."""
-    with client(server, api_key) as api:
-        answer = api.fork_session(session, at=at)
-    print_json(answer) if json else typer.echo(answer["id"])
-
-
-def sessions(
-    status: Annotated[str | None, typer.Option("--status")] = None,
-    agent: Annotated[str | None, typer.Option("--agent", help="Agent id.")] = None,
-    tag: Annotated[str | None, typer.Option("--tag")] = None,
-    limit: Limit = 50,
-    server: Server = None,
-    api_key: ApiKey = None,
-    json: Json = False,
-) -> None:
-    """List sessions, newest first."""
-    with client(server, api_key) as api:
-        page = api.list_sessions(status=status, agent_id=agent, tag=tag, limit=limit)
-    if json:
-        print_json(page)
-    else:
-        print_table(page["sessions"], ("id", "agent_id", "status", "provider", "tags", "created_at"))
-
-
 def runs(
     session: InSession = None,
     status: Annotated[str | None, typer.Option("--status")] = None,
@@ -231,35 +204,10 @@ def runs(
         print_table(page["runs"], ("id", "session_id", "status", "provider", "attempt", "position", "created_at"))
 
 
-def artifacts(
-    session: Session,
-    key: Annotated[str | None, typer.Argument(help="Write this one's bytes.", metavar="[KEY]")] = None,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="By default standard output.")] = None,
-    server: Server = None,
-    api_key: ApiKey = None,
-    json: Json = False,
-) -> None:
-    """List a session's artifacts (patches, files, recordings), or fetch one."""
-    with client(server, api_key) as api:
-        if key is not None:
-            _save(api.read_artifact(session, key), output)
-            return
-        found = api.artifacts(session)
-    if json:
-        print_json(found)
-    else:
-        print_table(found["artifacts"], ("key", "run_id", "content_type", "byte_size", "created_at"))
-
-
-COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, pause, resume, fork, sessions, runs, artifacts)
+COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, runs)
 
 _PAGE = 1_000
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
-
-
-def _options(provider: str | None, model: str | None, timeout_ms: int | None, on_worker_lost: str) -> dict[str, Any]:
-    given = {"provider": provider, "model": model, "timeout_ms": timeout_ms, "on_worker_lost": on_worker_lost}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _input(prompt: str | None, file: Path | None) -> dict[str, Any]:
@@ -337,15 +285,3 @@ def _result(row: dict[str, Any]) -> str:
     error = row["error"] or {}
     reason = f": {error['message']} [{error['code']}]" if error else ""
     return f"{row['status']}{reason}" + (f"\n{content}" if content else "")
-
-
-def _save(chunks: Iterator[bytes], output: Path | None) -> None:
-    if output is None:
-        for chunk in chunks:
-            sys.stdout.buffer.write(chunk)
-        return
-    from asm_api.files import whole_file
-
-    with whole_file(output) as file:
-        for chunk in chunks:
-            file.write(chunk)
