@@ -7,11 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-import threading
-import time
 from asyncio.subprocess import PIPE, Process
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -216,21 +212,37 @@ def test_whatever_a_session_is_called_its_folders_stay_below_the_root(name: str,
     assert len({one.home, one.work, other.home, other.work}) == 4
 
 
-async def test_a_command_starts_while_other_threads_fork(tmp_path: Path) -> None:
-    """Their children hold what this process has open, until they execute something: no file open for writing may be."""
-    over = threading.Event()
+FORKING = """
+import asyncio, subprocess, sys, threading, time
+from functools import partial
+from pathlib import Path
+from asm_core.agent_process import agent_command
 
-    def fork() -> None:
-        while not over.is_set():
-            subprocess.run(["/bin/true"], preexec_fn=partial(time.sleep, 0.02), check=True)
+def fork(over):
+    while not over.is_set():
+        subprocess.run(["/bin/true"], preexec_fn=partial(time.sleep, 0.02), check=True)
 
-    with ThreadPoolExecutor(6) as threads:
-        forking = [threads.submit(fork) for _ in range(6)]
-        try:
-            for _ in range(25):
-                async with agent_command(["/bin/true"], env={}, folder=tmp_path) as guarded:
-                    assert await (await spawn(guarded)).wait() == 0
-        finally:
-            over.set()
-        for one in forking:
-            one.result()
+async def main():
+    for _ in range(30):
+        async with agent_command(["/bin/true"], env={}, folder=Path(sys.argv[1])) as guarded:
+            child = await asyncio.create_subprocess_exec(guarded.path)
+            assert await child.wait() == 0
+
+over = threading.Event()
+threads = [threading.Thread(target=fork, args=[over]) for _ in range(6)]
+for thread in threads:
+    thread.start()
+try:
+    asyncio.run(main())
+finally:
+    over.set()
+"""
+
+
+def test_a_command_starts_while_other_threads_fork(tmp_path: Path) -> None:
+    """
+    Their children hold what this process has open, until they execute something: no file open for writing may be. In
+    a small process, which forks quickly.
+    """
+    done = subprocess.run([sys.executable, "-c", FORKING, tmp_path], capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ from urllib.request import urlopen
 import psutil
 import pytest
 
-from tests.fixtures.dev import ASM, GONE_WITHIN_S, Dev, asm, asm_here, eventually, running_dev
+from tests.fixtures.dev import ASM, GONE_WITHIN_S, Dev, asm, eventually, running_dev
 
 HEAVY = (
     "celery",
@@ -127,20 +127,18 @@ def test_submit_wait_tail_and_lists(dev: Dev) -> None:
 
 def test_a_conversation_by_commands(dev: Dev) -> None:
     """A session is opened, its second run goes on from the first, and it ends when it is told to."""
-    session = asm_here(
-        "open", "companion", "--system", "Be brief.", "--tag", "a", "--tag", "b", env=dev.env
-    ).stdout.strip()
+    session = dev.asm("open", "companion", "--system", "Be brief.", "--tag", "a", "--tag", "b").stdout.strip()
     row = dev.get(f"/v1/sessions/{session}")
     assert (row["tags"], row["context"]["system_prompt"]) == (["a", "b"], "Be brief.")
     for prompt in ("My dog is called Rex.", "What is my dog called?"):
-        said = asm_here("run", "-s", session, "--continuation", "auto", "--json", prompt, env=dev.env)
+        said = dev.asm("run", "-s", session, "--continuation", "auto", "--json", prompt)
     carried = json.loads(said.stdout)["provider_metadata"]["continuation"]
     assert carried["messages_replayed"] == 2
-    asm_here("pause", session, env=dev.env)
-    asm_here("submit", "-s", session, "later", env=dev.env)
-    refused = asm_here("complete", session, env=dev.env)
+    dev.asm("pause", session)
+    dev.asm("submit", "-s", session, "later")
+    refused = dev.asm("complete", session)
     assert (refused.returncode, "invalid_operation" in refused.stderr) == (1, True)
-    ended = asm_here("complete", session, "--cancel-queued", env=dev.env)
+    ended = dev.asm("complete", session, "--cancel-queued")
     assert (ended.returncode, ended.stdout) == (0, f"{session} completed\n")
 
 

@@ -75,6 +75,10 @@ def _temporary_folder_of(process: psutil.Process) -> str:
 def test_artifacts_go_to_the_s3_that_the_environment_names(tmp_path: Path) -> None:
     """With a bucket that is there as long as it is needed."""
     moto = pytest.importorskip("moto.server")
+    from moto.s3.models import s3_backends
+
+    buckets = s3_backends["123456789012"]["aws"].buckets  # of all servers in this process
+    before = [*buckets]
     server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -83,9 +87,7 @@ def test_artifacts_go_to_the_s3_that_the_environment_names(tmp_path: Path) -> No
         env = os.environ | {"MINIO_ENDPOINT": f"http://{host}:{port}"}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
         assert (done.returncode, f"S3 at http://{host}:{port}" in done.stdout) == (0, True), done.stdout + done.stderr
-        from moto.s3.models import s3_backends
-
-        assert [*s3_backends["123456789012"]["aws"].buckets] == []
+        assert [*buckets] == before
     finally:
         server.stop()
 

@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -200,7 +201,8 @@ def test_leaving_a_blocking_stream_kills_all_descendants(mark: str) -> None:
 
 async def test_an_interrupt_from_the_keyboard_kills_all_descendants(mark: str) -> None:
     program = f"from asm_core import sync\nsync.exec_run({tree()!r}, env={{'MARK': {mark!r}}})\n"
-    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL) as caller:
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what runs in the background ignores it
+    with subprocess.Popen([sys.executable, "-c", program], stderr=subprocess.DEVNULL, preexec_fn=heed) as caller:
         await eventually(lambda: len(marked(mark)) == 4, within_s=20)
         caller.send_signal(signal.SIGINT)
         await eventually(lambda: caller.poll() is not None, within_s=20)
