@@ -75,7 +75,8 @@ class AgentCommand:
                 word, _, rest = line.decode().strip().partition(" ")
                 if word == "failed":
                     self.failure = launch_error(rest, self._command[0], ".")
-                running = int(rest) if word == "started" else None
+                if word != "started":
+                    running = int(rest) if word == "forked" else None
         if running is not None:  # the launcher was killed
             with suppress(OSError):
                 os.killpg(running, signal.SIGKILL)

@@ -22,8 +22,9 @@ Should this process itself be killed, the command gets KILL from the kernel (PDE
 command's group. What moved to another session before that is the one thing that can escape, besides processes that the
 command has some other service start for it.
 
-Tells the worker on CONTROL, a line each: `started PID` or `failed cwd|exec ERRNO`; `exited CODE`. Exits with CODE,
-128+n for a command that signal n ended. A worker that forks without exec would hold the socket twice: do not.
+Tells the worker on CONTROL, a line each: `forked PID`, before the command can do anything; `started` or
+`failed cwd|exec ERRNO`; `exited CODE`. Exits with CODE, 128+n for a command that signal n ended. A worker that forks
+without exec would hold the socket twice: do not.
 
 Every command pays for this module's imports, so it uses the C modules below `os`, `signal` and `ctypes` (which would
 double the time), keeps annotations plain and ends without finalization. Without prctl or /proc (not Linux) it
@@ -70,11 +71,11 @@ def main(argv: list[str]) -> int:
         take_environment(control)
     is_subreaper = prctl(PR_SET_CHILD_SUBREAPER, 1)
     wake = watch_signals()
-    pid, failure = start(cwd, command)
+    pid, failure = start(cwd, command, control)
     if failure:
         tell(control, b"failed " + failure)
         return 127
-    tell(control, b"started %d" % pid)
+    tell(control, b"started")
     for fd in (0, 1, 2):  # the command's alone: its closing them must be seen at the other end
         posix.close(fd)
     supervisor = Supervisor(control, wake, starter, pid, int(grace_ms) / 1000)
@@ -162,27 +163,35 @@ def restore_locale(lc_ctype: str) -> None:
         posix.environ.pop(b"LC_CTYPE", None)
 
 
-def start(cwd: str, command: list[str]) -> tuple[int, bytes]:
+def start(cwd: str, command: list[str], control: int) -> tuple[int, bytes]:
     """The command's pid, and why it did not start; empty when it runs."""
     launcher = posix.getpid()
     answer, failed = posix.pipe()
+    may_go, go = posix.pipe()
     pid = posix.fork()
     if pid == 0:
+        posix.close(go)
         try:
-            posix.write(failed, become(cwd, command, launcher))
+            posix.write(failed, become(cwd, command, launcher, may_go))
         finally:
             posix._exit(127)
     posix.close(failed)
+    posix.close(may_go)
+    tell(control, b"forked %d" % pid)
+    tell(go, b"")
+    posix.close(go)
     failure = posix.read(answer, 100)  # its end is the success of exec
     posix.close(answer)
     return pid, failure
 
 
-def become(cwd: str, command: list[str], launcher: int) -> bytes:
+def become(cwd: str, command: list[str], launcher: int, may_go: int) -> bytes:
     """In the forked child: turn into the command. Returns only if that fails."""
     posix.setsid()
     prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if posix.getppid() != launcher:  # it died before the line above
+        posix._exit(127)
+    if not posix.read(may_go, 1):  # it died before the worker knew whom to kill then
         posix._exit(127)
     for number in signal.valid_signals():  # Python ignores some, a worker in the background of a shell ignores others
         if signal.getsignal(number) == signal.SIG_IGN:
@@ -346,7 +355,7 @@ def exit_code(status: int) -> int:
 def tell(control: int, line: bytes) -> None:
     try:
         posix.write(control, line + b"\n")
-    except OSError:  # the worker is gone; `hear` will see it
+    except OSError:  # whoever it was for is gone, which will be seen
         return
 
 

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.util import cache_from_source
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from inspect import isawaitable
 from io import FileIO
 from math import ceil
@@ -49,9 +49,24 @@ KILL_MARGIN_S = 10.0
 TIMEOUT_EXIT_CODE = 124
 KILLED_EXIT_CODE = 137
 
-_SOURCE = Path(launcher.__file__)
-_COMPILED = Path(cache_from_source(launcher.__file__))
-"""Written by the import above; saves a fifth of the launcher's start-up time."""
+
+def program_of(source: Path, compiled: Path) -> Path:
+    """
+    The compiled module, which saves a fifth of the launcher's start-up time, if it is this source's: the import above
+    has written it, but where Python may write none an older one may lie there.
+    """
+    try:
+        with compiled.open("rb") as file:
+            header = file.read(16)
+        about = source.stat()
+    except OSError:
+        return source
+    numbers = (0, int(about.st_mtime), about.st_size)
+    of_source = MAGIC_NUMBER + b"".join((number & 0xFFFFFFFF).to_bytes(4, "little") for number in numbers)
+    return compiled if header == of_source else source
+
+
+_LAUNCHER = str(program_of(Path(launcher.__file__), Path(cache_from_source(launcher.__file__))))
 
 
 def deny_inspection() -> None:
@@ -64,8 +79,7 @@ def deny_inspection() -> None:
 
 def launcher_argv(control: str, grace_ms: int, lc_ctype: str, cwd: str, command: Sequence[str]) -> list[str]:
     """How `launcher.py` is started; what each argument means stands there."""
-    script = str(_COMPILED if _COMPILED.exists() else _SOURCE)
-    return [sys.executable, "-I", "-S", script, control, str(grace_ms), lc_ctype, cwd, *command]
+    return [sys.executable, "-I", "-S", _LAUNCHER, control, str(grace_ms), lc_ctype, cwd, *command]
 
 
 def clean_env(extra: Mapping[str, str] | None = None, inherit: Sequence[str] = ()) -> dict[str, str]:
@@ -520,10 +534,13 @@ class Child:
         word, _, rest = line.partition(" ")
         if word == "exited":
             self.exit_code = int(rest)
+        elif word == "forked":
+            self.pid = int(rest)
         elif word == "failed":
+            self.pid = None
             self._answer(rest)
         else:
-            self.pid, self._began = int(rest), self._loop.time()
+            self._began = self._loop.time()
             if self._limits.timeout_ms is not None:
                 self._timeout = self._loop.call_later(self._limits.timeout_ms / 1000, self._expire)
             self._answer("")

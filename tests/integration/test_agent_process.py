@@ -151,6 +151,20 @@ async def test_a_supervisor_that_is_killed_takes_the_command_and_its_group_with_
         await eventually(lambda: marked(mark) == [])
 
 
+async def test_whenever_its_supervisor_is_killed_a_command_is_gone(tmp_path: Path, mark: str) -> None:
+    """Also before it has said that it started: what leaves the command's child alive would hold the streams open."""
+    script = ["/bin/sh", "-c", "sleep 600 & echo up; sleep 600"]
+    async with agent_command(script, env=clean_env({"MARK": mark}), folder=tmp_path) as guarded, asyncio.timeout(60):
+        for delay_ms in range(0, 45, 3):
+            child = await spawn(guarded)
+            await eventually(lambda child=child: psutil.Process(child.pid).children() != [])  # type: ignore[misc]
+            [supervisor] = psutil.Process(child.pid).children()
+            await asyncio.sleep(delay_ms / 1000)
+            supervisor.kill()
+            assert await child.wait() == 137
+        await eventually(lambda: marked(mark) == [])
+
+
 async def test_a_command_that_does_not_start_says_why(tmp_path: Path) -> None:
     """The SDK sees an exit only."""
     async with agent_command(["/no/such/agent"], env={}, folder=tmp_path) as guarded:

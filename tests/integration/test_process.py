@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import py_compile
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from asm_core.domain.errors import AsmError, ErrorCode
-from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, exec_run, launch
+from asm_core.process import Child, Chunk, CommandResult, Limits, clean_env, exec_run, launch, program_of
 from tests.fixtures.processes import eventually, marked, open_fds, state, tree
 
 ROOT = Path(__file__).parents[2]
@@ -385,6 +386,17 @@ async def test_limits_are_plain_values() -> None:
     async with launch(["true"], cwd="/", limits=Limits(timeout_ms=None)) as child:
         assert [chunk async for chunk in child] == []
         assert child.result().exit_code == 0
+
+
+def test_a_launcher_compiled_from_another_source_is_not_used(tmp_path: Path) -> None:
+    """Python leaves it where it may write no bytecode; what it says would not be what is expected."""
+    source, compiled = tmp_path / "launcher.py", tmp_path / "launcher.pyc"
+    source.write_text("first = 1\n")
+    assert program_of(source, compiled) == source
+    py_compile.compile(str(source), str(compiled))
+    assert program_of(source, compiled) == compiled
+    source.write_text("second = 2\n")
+    assert program_of(source, compiled) == source
 
 
 INSPECTED = """
