@@ -155,6 +155,10 @@ async def test_a_limiter_that_is_not_there_limits_nothing(open_any: OpenWorld) -
             assert await end(world, other) == []
 
 
+RUNS_EACH = 24
+"""A freed slot goes to the least recently served, but who is woken may come late: few runs would be decided by luck."""
+
+
 async def test_the_cap_holds_and_everybody_is_served_under_load(limited: World) -> None:
     """spec/03 check 106; wakeups alone drain everything, and no session is served much more often than another."""
     await limited.queue.set_limiter("fleet", 3)
@@ -162,7 +166,7 @@ async def test_the_cap_holds_and_everybody_is_served_under_load(limited: World) 
     sessions = [await limited.session(max_concurrent_runs=2) for _ in range(6)]
     wakeups: asyncio.Queue[str] = asyncio.Queue()
     served: list[str] = []
-    left = 6 * 6
+    left = 6 * RUNS_EACH
     peak = held = 0
 
     async def work() -> None:
@@ -184,7 +188,7 @@ async def test_the_cap_holds_and_everybody_is_served_under_load(limited: World) 
                 left -= 1
             wakeups.task_done()
 
-    submitted = [woken for _ in range(6) for one in sessions for woken in (await limited.submit(one)).wake]
+    submitted = [woken for _ in range(RUNS_EACH) for one in sessions for woken in (await limited.submit(one)).wake]
     for session_id in dict.fromkeys(submitted):  # the damper makes one of many
         wakeups.put_nowait(session_id)
     workers = [asyncio.create_task(work()) for _ in range(8)]
@@ -194,5 +198,5 @@ async def test_the_cap_holds_and_everybody_is_served_under_load(limited: World) 
     await asyncio.gather(*workers, return_exceptions=True)
     assert left == 0, "nothing is left for the sweeper"
     assert peak <= 3
-    first_half = Counter(served[:18])
-    assert max(first_half.values()) <= 5 and len(first_half) == 6, first_half
+    first_half = Counter(served[: 3 * RUNS_EACH])
+    assert max(first_half.values()) <= RUNS_EACH / 2 * 5 / 3 and len(first_half) == 6, first_half
