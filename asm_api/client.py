@@ -10,8 +10,6 @@ connection or a server that restarts. `follow` and `wait` go on across outages o
 
 from __future__ import annotations
 
-import asyncio
-import random
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
@@ -22,6 +20,8 @@ from uuid import uuid4
 import httpx2
 from anyio.from_thread import start_blocking_portal
 
+from asm_api.outages import Patience
+from asm_api.outages import ServerUnreachable as ServerUnreachable
 from asm_core.blocking import Facade, blocking, iterated
 from asm_core.domain.errors import AsmError, ErrorCode, valid_code
 from asm_core.domain.lifecycle import TERMINAL_RUNS
@@ -37,7 +37,6 @@ RETRY_S = 1.0
 """How long one call is tried again; at least once."""
 RECONNECT_S = 60.0
 """How long `follow` and `wait` try to reach a server that they had reached before."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 5.0
 POLL_S = 25.0
 """One long poll of `wait`."""
 SILENCE_S = 45.0
@@ -45,20 +44,6 @@ SILENCE_S = 45.0
 SYNC_BUFFER = 100
 """Events that `AsmClient.follow` reads ahead."""
 _GATEWAY = (502, 503, 504)
-_TRANSIENT = (ErrorCode.STORAGE_CONNECTION_FAILED, ErrorCode.STREAM_CLOSED)
-
-
-class ServerUnreachable(AsmError):
-    """Nobody answers at the server's address, or the connection broke before the answer came."""
-
-    def __init__(self, url: str, cause: str, *, was_sent: bool = True) -> None:
-        super().__init__(
-            ErrorCode.INTERNAL_ERROR,
-            f"cannot reach the server at {url} ({cause}); start one with `asm dev`, or set ASM_SERVER",
-            details={"reason": "server_unreachable", "url": url},
-        )
-        self.was_sent = was_sent
-        """Whether the server may have acted on the request."""
 
 
 class AsyncAsmClient:
@@ -206,7 +191,7 @@ class AsyncAsmClient:
             AsmError: `timeout`, `run_not_found`; ServerUnreachable when the server stays away.
         """
         deadline = time.monotonic() + timeout_s
-        patience = _Patience(RETRY_S)
+        patience = Patience(RETRY_S)
         while True:
             poll_s = min(max(0.0, deadline - time.monotonic()), POLL_S)
             try:
@@ -214,7 +199,7 @@ class AsyncAsmClient:
             except AsmError as error:
                 await patience.pause(error)
                 continue
-            patience = _Patience(self._reconnect_s)
+            patience = Patience(self._reconnect_s)
             if run["status"] in TERMINAL_RUNS:
                 return run
             if time.monotonic() >= deadline:
@@ -273,12 +258,12 @@ class AsyncAsmClient:
         """
         params = {"type": ",".join(types) or None, "run_id": run_id, "until": "idle" if until_idle else None}
         path = f"/v1/sessions/{session_id}/events/stream"
-        position, patience = after, _Patience(RETRY_S)
+        position, patience = after, Patience(RETRY_S)
         while True:
             try:
                 async with aclosing(self._stream(path, params, position)) as frames:
                     async for frame in frames:
-                        patience = _Patience(self._reconnect_s)
+                        patience = Patience(self._reconnect_s)
                         if frame.comment == "idle":
                             return
                         if frame.number > position:
@@ -409,7 +394,7 @@ class AsyncAsmClient:
 
     async def _call(self, method: str, path: str, *, repeatable: bool = True, **request: Any) -> Json:
         """One request, again when that helps; one that is not repeatable only if it was never sent."""
-        patience = _Patience(RETRY_S)
+        patience = Patience(RETRY_S)
         while True:
             try:
                 return await self._once(method, path, **request)
@@ -491,25 +476,6 @@ class AsyncAsmClient:
     def _unreachable(self, cause: httpx2.TransportError) -> ServerUnreachable:
         was_sent = not isinstance(cause, httpx2.ConnectError | httpx2.ConnectTimeout | httpx2.PoolTimeout)
         return ServerUnreachable(self.base_url, type(cause).__name__, was_sent=was_sent)
-
-
-class _Patience:
-    """Pauses between tries, growing and jittered, until `budget_s` have passed since the first failure."""
-
-    def __init__(self, budget_s: float) -> None:
-        self._budget_s = budget_s
-        self._failed_at: float | None = None
-        self._pause_s = FIRST_PAUSE_S
-
-    async def pause(self, error: AsmError) -> None:
-        """Raises the error when it will not pass, or when patience is exhausted."""
-        now = time.monotonic()
-        self._failed_at = self._failed_at or now
-        will_pass = isinstance(error, ServerUnreachable) or error.code in _TRANSIENT
-        if not will_pass or now - self._failed_at >= self._budget_s:
-            raise error
-        await asyncio.sleep(self._pause_s * random.uniform(0.5, 1.0))
-        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
 
 class _Frame(NamedTuple):
