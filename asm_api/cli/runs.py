@@ -65,13 +65,7 @@ def run(
     """Submit a run, follow its events, print its result; exit 1 when it did not complete."""
     from asm_api.cli.events import event_of, show_events
 
-    options = given(
-        provider=provider,
-        model=model,
-        continuation=continuation,
-        timeout_ms=timeout_ms,
-        on_worker_lost=on_worker_lost,
-    )
+    options = _options(provider, model, continuation, timeout_ms, on_worker_lost)
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, None)
         with _run_goes_on(submitted["id"]):
@@ -99,13 +93,7 @@ def submit(
     json: Json = False,
 ) -> None:
     """Queue a run and print its id."""
-    options = given(
-        provider=provider,
-        model=model,
-        continuation=continuation,
-        timeout_ms=timeout_ms,
-        on_worker_lost=on_worker_lost,
-    )
+    options = _options(provider, model, continuation, timeout_ms, on_worker_lost)
     with client(server, api_key) as api:
         submitted = _submit(api, session, _input(prompt, input_file), options, idempotency_key)
     print_json(submitted) if json else typer.echo(submitted["id"])
@@ -208,6 +196,13 @@ COMMANDS = (run, submit, wait, tail, show, cancel, interrupt, runs)
 
 _PAGE = 1_000
 _TERMINAL = ("run_completed", "run_failed", "run_cancelled", "run_timeout")
+
+
+def _options(
+    provider: str | None, model: str | None, continuation: str | None, timeout_ms: int | None, on_worker_lost: str
+) -> dict[str, Any]:
+    options = {"provider": provider, "model": model, "continuation": continuation, "timeout_ms": timeout_ms}
+    return given(on_worker_lost=on_worker_lost, **options)
 
 
 def _input(prompt: str | None, file: Path | None) -> dict[str, Any]:
