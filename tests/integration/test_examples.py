@@ -74,7 +74,7 @@ def _temporary_folder_of(process: psutil.Process) -> str:
 
 def test_artifacts_go_to_the_s3_that_the_environment_names(tmp_path: Path) -> None:
     """With a bucket that is there as long as it is needed."""
-    moto = pytest.importorskip("moto.server")
+    from moto import server as moto
     from moto.s3.models import s3_backends
 
     buckets = s3_backends["123456789012"]["aws"].buckets  # of all servers in this process
